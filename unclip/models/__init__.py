@@ -1,0 +1,1 @@
+"""The networks, each spoken to in the paper's letters."""

@@ -1,0 +1,160 @@
+"""The decoder: noise becomes a 64 x 64 picture, led by z_img and the caption.
+
+Shapes: B batch, D CLIP embedding, L tokens, S pixels a side, p stem, E time embedding.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor
+
+from unclip.models.clip import TextEncoding
+from unclip.models.space_to_depth import depth_to_space, space_to_depth
+from unclip.models.text_encoder import TextTransformer
+from unclip.models.text_proj import UnCLIPTextProjModel
+
+
+class Decoder(ModelMixin, ConfigMixin):
+    """GLIDE's U-Net with z_img beside the caption (DALL-E 2, section 2.1).
+
+    z_img is added to the time embedding and gives four context tokens; the keys and values of the
+    context join those of self-attention at every attention layer.
+
+    Args:
+        embedding_dim: D.
+        context: L, tokens of a caption.
+        size: pixels a side of the pictures it draws.
+        stem: p; the network runs on cells of p x p pixels (1 in the paper; 2 costs a quarter).
+        channels: width of the U-Net's levels, each half the grid of the one before.
+        num_blocks: residual blocks a level.
+        attention_levels: for each level, whether it attends.
+        head_dim: width of an attention head; divides the channels of every attending level.
+        context_dim: width of the context tokens.
+        dropout: within residual blocks.
+        z_img_scale: factor on z_img before projection (sqrt(D) brings unit vectors to unit RMS).
+        prediction: "eps" (the paper) or "v".
+        learned_variance: whether three more channels speak for the variance (the paper).
+        text_encoder: size of a text transformer of its own (GLIDE, the paper): a mapping of
+            TextTransformer's arguments; without it the states of CLIP's encoder serve (Karlo).
+        text_states_dim: width of CLIP's text states, when it is not D.
+        schedule, num_train_timesteps: the diffusion it is trained for.
+
+    Raises:
+        ValueError: for arguments that do not fit together, by name.
+    """
+
+    _supports_gradient_checkpointing = True
+
+    @register_to_config
+    def __init__(
+        self,
+        embedding_dim: int = 768,
+        context: int = 77,
+        size: int = 64,
+        stem: int = 1,
+        channels: tuple[int, ...] = (320, 640, 960, 1280),
+        num_blocks: int = 3,
+        attention_levels: tuple[bool, ...] = (False, True, True, True),
+        head_dim: int = 64,
+        context_dim: int = 1536,
+        dropout: float = 0.1,
+        z_img_scale: float = 1.0,
+        prediction: str = "eps",
+        learned_variance: bool = True,
+        text_encoder: dict | None = None,
+        text_states_dim: int | None = None,
+        schedule: str = "cosine",
+        num_train_timesteps: int = 1000,
+    ):
+        super().__init__()
+        check_decoder(size, stem, channels, attention_levels, head_dim, context, prediction)
+        self.text_encoder = TextTransformer(**text_encoder) if text_encoder else None
+        states_dim = self.text_encoder.config.width if text_encoder else text_states_dim
+        self.text_proj = UnCLIPTextProjModel(
+            clip_embeddings_dim=embedding_dim,
+            time_embed_dim=channels[0] * 4,
+            cross_attention_dim=context_dim,
+            text_states_dim=states_dim,
+        )
+        if text_encoder:  # GLIDE's last token takes the place that Karlo gives to z_txt
+            self.text_proj.embedding_proj = type(self.text_proj.embedding_proj)(
+                states_dim, channels[0] * 4
+            )
+        down = [
+            "SimpleCrossAttnDownBlock2D" if attends else "ResnetDownsampleBlock2D"
+            for attends in attention_levels
+        ]
+        up = [
+            "SimpleCrossAttnUpBlock2D" if attends else "ResnetUpsampleBlock2D"
+            for attends in reversed(attention_levels)
+        ]
+        self.unet = UNet2DConditionModel(
+            sample_size=size // stem,
+            in_channels=3 * stem**2,
+            out_channels=(6 if learned_variance else 3) * stem**2,
+            down_block_types=down,
+            up_block_types=up,
+            mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+            block_out_channels=channels,
+            layers_per_block=num_blocks,
+            attention_head_dim=head_dim,
+            cross_attention_dim=context_dim,
+            resnet_time_scale_shift="scale_shift",
+            class_embed_type="identity",
+            dropout=dropout,
+        )
+
+    def null_z_img(self, batch_size: int) -> Tensor:
+        """The learned embedding [B, D] that stands for no picture at all."""
+        null = self.text_proj.learned_classifier_free_guidance_embeddings
+        return null.expand(batch_size, -1) / self.config.z_img_scale
+
+    def forward(self, x_t: Tensor, t: Tensor, z_img: Tensor, text: TextEncoding) -> Tensor:
+        """Predict eps or v, and the variance's fraction where it is learned.
+
+        Args:
+            x_t: [B, 3, S, S] noised pictures.
+            t: [B] or a single timestep, in 0 .. T-1.
+            z_img: [B, D] as CLIP gives it; rows of null_z_img where there is none.
+            text: the captions; those of "" where there is none.
+
+        Returns:
+            [B, 3, S, S], or [B, 6, S, S] with the learned variance in the last three channels.
+        """
+        z_txt, text_states = text.z_txt, text.text_states
+        if self.text_encoder is not None:
+            text_states, z_txt = self.text_encoder(text.tokens, text.text_mask)
+        context, time = self.text_proj(z_img * self.config.z_img_scale, z_txt, text_states)
+        extra_tokens = context.shape[1] - text.text_mask.shape[1]
+        mask = F.pad(text.text_mask, (extra_tokens, 0), value=True)  # [B, 4 + L]
+
+        h = space_to_depth(x_t, self.config.stem)  # [B, 3 p p, S / p, S / p]
+        h = self.unet(
+            h, t, encoder_hidden_states=context, class_labels=time, attention_mask=mask
+        ).sample  # [B, 3 p p or 6 p p, S / p, S / p]
+        return depth_to_space(h, self.config.stem)  # [B, 3 or 6, S, S]
+
+
+def check_decoder(size, stem, channels, attention_levels, head_dim, context, prediction) -> None:
+    """Refuse arguments that would fail late or give silently wrong attention."""
+    if prediction not in ("eps", "v"):
+        raise ValueError(f"prediction must be 'eps' or 'v', not {prediction!r}")
+    if len(attention_levels) != len(channels):
+        raise ValueError(
+            f"attention_levels has {len(attention_levels)} entries for {len(channels)} channels"
+        )
+    grid = size // stem
+    if size % stem or grid % 2 ** (len(channels) - 1):
+        raise ValueError(f"size {size} with stem {stem} cannot be halved {len(channels) - 1} times")
+    for level, (width, attends) in enumerate(zip(channels, attention_levels, strict=True)):
+        attends = attends or level == len(channels) - 1  # the middle block always does
+        if attends and width % head_dim:
+            raise ValueError(f"channels[{level}] = {width} is no multiple of head_dim {head_dim}")
+        # diffusers pads the mask only when its length differs from the number of cells
+        if attends and (grid // 2**level) ** 2 == context + 4:
+            raise ValueError(f"context {context} + 4 equals the cells of level {level}: change it")
+
+
+Decoder.__module__ = "unclip"

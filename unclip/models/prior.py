@@ -1,0 +1,107 @@
+"""The prior: a caption's embedding and text states become a CLIP image embedding.
+
+Shapes: B batch, D CLIP embedding, L tokens, W width of the text states.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from diffusers import ConfigMixin, ModelMixin, PriorTransformer
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor
+
+from unclip.models.clip import TextEncoding
+
+PAPER_SCALE_PER_DIM = 17.2 / math.sqrt(1024)  # DALL-E 2, section 2.2: 17.2 at 1024 dimensions
+
+
+class Prior(ModelMixin, ConfigMixin):
+    """Causal transformer over [text states, z_txt, t, noised z_img, query] that predicts z_img.
+
+    DALL-E 2, section 2.2: the output at the query's place is the unnoised embedding. Diffusion runs
+    in a space of about unit variance, reached either by the mean and standard deviation of the
+    training embeddings, stored beside the weights, or by the paper's single factor.
+
+    Args:
+        embedding_dim: D; the text states must be as wide.
+        context: L, tokens of a caption.
+        num_layers, num_heads, head_dim: size of the transformer.
+        dropout: within its blocks.
+        normalization: "statistics" (mean and std) or "scale" (17.2 / sqrt(1024) * sqrt(D), for
+            embeddings of length 1).
+        schedule: noise schedule it is trained with.
+        num_train_timesteps: T.
+        clip_range: bound on predicted embeddings in the normalised space while sampling.
+    """
+
+    _supports_gradient_checkpointing = False
+
+    @register_to_config
+    def __init__(
+        self,
+        embedding_dim: int = 768,
+        context: int = 77,
+        num_layers: int = 20,
+        num_heads: int = 32,
+        head_dim: int = 64,
+        dropout: float = 0.0,
+        normalization: str = "statistics",
+        schedule: str = "cosine",
+        num_train_timesteps: int = 1000,
+        clip_range: float = 5.0,
+    ):
+        super().__init__()
+        if normalization not in ("statistics", "scale"):
+            raise ValueError(
+                f"normalization must be 'statistics' or 'scale', not {normalization!r}"
+            )
+        self.transformer = PriorTransformer(
+            num_attention_heads=num_heads,
+            attention_head_dim=head_dim,
+            num_layers=num_layers,
+            embedding_dim=embedding_dim,
+            num_embeddings=context,
+            dropout=dropout,
+        )
+        scale = PAPER_SCALE_PER_DIM * math.sqrt(embedding_dim)
+        std = 1 / scale if normalization == "scale" else 1.0
+        self.set_statistics(torch.zeros(embedding_dim), torch.full((embedding_dim,), std))
+        torch.nn.init.normal_(self.transformer.positional_embedding, std=0.02)
+        torch.nn.init.normal_(self.transformer.prd_embedding, std=0.02)
+
+    @torch.no_grad()
+    def set_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Store the mean and standard deviation [D] of the training embeddings.
+
+        Raises:
+            ValueError: when a deviation is not positive and finite (it would divide by zero).
+        """
+        if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std > 0).all()):
+            raise ValueError("std must be positive and finite in every dimension")
+        self.transformer.clip_mean.copy_(mean.view(1, -1))
+        self.transformer.clip_std.copy_(std.view(1, -1))
+        self.transformer.clip_mean.requires_grad_(False)
+        self.transformer.clip_std.requires_grad_(False)
+
+    def normalize(self, z_img: Tensor) -> Tensor:
+        """z_img [B, D] as CLIP gives it -> the space in which diffusion runs: (z - mean) / std."""
+        return (z_img - self.transformer.clip_mean) / self.transformer.clip_std
+
+    def denormalize(self, z_img: Tensor) -> Tensor:
+        """The inverse of normalize: z std + mean."""
+        return z_img * self.transformer.clip_std + self.transformer.clip_mean
+
+    def forward(self, z_img_t: Tensor, t: Tensor, text: TextEncoding) -> Tensor:
+        """Noised embedding [B, D] (normalised space), t [B], caption -> z_img_hat [B, D] there."""
+        return self.transformer(
+            z_img_t,
+            timestep=t,
+            proj_embedding=text.z_txt,
+            encoder_hidden_states=text.text_states,
+            attention_mask=text.text_mask,
+        ).predicted_image_embedding
+
+
+Prior.__module__ = "unclip"

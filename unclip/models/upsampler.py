@@ -1,0 +1,119 @@
+"""The upsamplers: a small picture becomes one of four times its side.
+
+Shapes: B batch, S pixels a side, p stem.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin, UNet2DModel
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor
+
+from unclip.models.space_to_depth import depth_to_space, space_to_depth
+
+
+class Upsampler(ModelMixin, ConfigMixin):
+    """ADM's U-Net of convolutions only, with the small picture beside x_t (DALL-E 2, section 2.1).
+
+    It has no attention, so it is trained on crops and run on whole pictures of any size. A network
+    that predicts x_0 gives it as a correction to the resized small picture.
+
+    Args:
+        size: pixels a side of the pictures it is meant for; the small ones have a quarter.
+        stem: p; the network runs on cells of p x p pixels. 4 or 8 ask for prediction "x_0",
+            because all the noise of so large a cell does not pass through the channels.
+        channels: width of the U-Net's levels.
+        num_blocks: residual blocks a level.
+        dropout: within residual blocks.
+        scale_shift: whether the time embedding scales as well as shifts (not in Karlo).
+        prediction: "eps" (the paper), "v" or "x_0".
+        noise_conditioning: whether noise may be added to the small picture, its level told
+            (Imagen's noise-conditioning augmentation).
+        norm_groups: groups of the normalisation; divides all channels.
+        schedule, num_train_timesteps: the diffusion it is trained for.
+
+    Raises:
+        ValueError: for arguments that do not fit together, by name.
+    """
+
+    _supports_gradient_checkpointing = True
+
+    @register_to_config
+    def __init__(
+        self,
+        size: int = 256,
+        stem: int = 1,
+        channels: tuple[int, ...] = (320, 640, 960, 1280),
+        num_blocks: int = 3,
+        dropout: float = 0.1,
+        scale_shift: bool = False,
+        prediction: str = "eps",
+        noise_conditioning: bool = False,
+        norm_groups: int = 32,
+        schedule: str = "cosine",
+        num_train_timesteps: int = 1000,
+    ):
+        super().__init__()
+        if prediction not in ("eps", "v", "x_0"):
+            raise ValueError(f"prediction must be 'eps', 'v' or 'x_0', not {prediction!r}")
+        if stem > 2 and prediction != "x_0":
+            raise ValueError(f"stem {stem} needs prediction 'x_0', not {prediction!r}")
+        if any(width % norm_groups for width in channels):
+            raise ValueError(f"norm_groups {norm_groups} must divide all channels {channels}")
+        self.unet = UNet2DModel(
+            sample_size=size // stem,
+            in_channels=6 * stem**2,
+            out_channels=3 * stem**2,
+            down_block_types=["ResnetDownsampleBlock2D"] * len(channels),
+            up_block_types=["ResnetUpsampleBlock2D"] * len(channels),
+            block_out_channels=channels,
+            layers_per_block=num_blocks,
+            dropout=dropout,
+            norm_num_groups=norm_groups,
+            add_attention=False,
+            resnet_time_scale_shift="scale_shift" if scale_shift else "default",
+            class_embed_type="timestep" if noise_conditioning else None,
+        )
+        if prediction == "x_0":  # begin at the resized small picture
+            torch.nn.init.zeros_(self.unet.conv_out.weight)
+            torch.nn.init.zeros_(self.unet.conv_out.bias)
+
+    @property
+    def multiple(self) -> int:
+        """Sides of x_t must be multiples of this many pixels."""
+        return self.config.stem * 2 ** (len(self.config.channels) - 1)
+
+    def forward(
+        self, x_t: Tensor, t: Tensor, x_low: Tensor, noise_level: Tensor | None = None
+    ) -> Tensor:
+        """Predict eps, v or x_0, as configured.
+
+        Args:
+            x_t: [B, 3, S, S] noised pictures.
+            t: [B] or a single timestep, in 0 .. T-1.
+            x_low: [B, 3, S/4, S/4] small pictures in [-1, 1].
+            noise_level: [B] timestep up to which x_low was noised, for networks trained so.
+
+        Returns:
+            [B, 3, S, S].
+        """
+        x_resized = resize(x_low, x_t.shape[-1])  # [B, 3, S, S]
+        h = space_to_depth(torch.cat([x_t, x_resized], dim=1), self.config.stem)
+        if self.config.noise_conditioning and noise_level is None:
+            noise_level = torch.zeros(len(x_t), dtype=torch.long, device=x_t.device)
+        h = self.unet(h, t, class_labels=noise_level).sample  # [B, 3 p p, S / p, S / p]
+        prediction = depth_to_space(h, self.config.stem)  # [B, 3, S, S]
+        return x_resized + prediction if self.config.prediction == "x_0" else prediction
+
+
+def resize(x: Tensor, size: int) -> Tensor:
+    """Bicubic, antialiased, within [-1, 1]; in fp32, since a CPU has no half-precision kernel."""
+    resized = F.interpolate(
+        x.float(), (size, size), mode="bicubic", antialias=True, align_corners=False
+    )
+    return resized.clamp(-1, 1).to(x.dtype)
+
+
+Upsampler.__module__ = "unclip"
