@@ -1,0 +1,101 @@
+"""Classifier-free guidance: combining two predictions, where and how much, and what to drop.
+
+Predictions are [B, C, ...], or [B, 2C, ...] with a learned variance as the second half of the
+channels, which is never guided: it is taken from the conditional prediction.
+
+Sources: CFG = Ho & Salimans 2022 (arXiv 2207.12598), GLIDE = Nichol et al. 2021 (arXiv
+2112.10741), Lin = Lin et al. 2023 (arXiv 2305.08891), Kynk = Kynkaanniemi et al. 2024 (arXiv
+2404.07724).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def guide(
+    cond: Tensor, uncond: Tensor, scale: float | Tensor, learned_variance: bool = False
+) -> Tensor:
+    """Classifier-free guidance: uncond + scale (cond - uncond)   (GLIDE eq. 8; CFG eq. 6).
+
+    scale is a number, or [B] for a scale per sample; 1 returns cond and 0 uncond, to the bit.
+    (CFG's own weight w is scale - 1.) With learned_variance only the first half of the channels
+    is guided. ValueError when the shapes differ or the channels cannot be halved.
+    """
+    if cond.shape != uncond.shape:
+        raise ValueError(
+            f"cond {tuple(cond.shape)} and uncond {tuple(uncond.shape)} differ in shape"
+        )
+    cond_mean, fraction = _split(cond, learned_variance)
+    uncond_mean, _ = _split(uncond, learned_variance)
+    if isinstance(scale, Tensor):
+        scale = scale.to(cond).reshape(-1, *[1] * (cond.ndim - 1))
+    return _join(torch.lerp(uncond_mean, cond_mean, scale), fraction)
+
+
+def rescale(guided: Tensor, cond: Tensor, phi: float, learned_variance: bool = False) -> Tensor:
+    """Bring guided back to the spread of cond, by the share phi in [0, 1]   (Lin eq. 15 and 16).
+
+    result = phi guided std(cond) / std(guided) + (1 - phi) guided, each std over one sample.
+    With learned_variance only the first half of the channels is changed.
+    """
+    if not 0 <= phi <= 1:
+        raise ValueError(f"phi must lie in [0, 1], got {phi}")
+    if phi == 0:
+        return guided
+    guided_mean, fraction = _split(guided, learned_variance)
+    cond_mean, _ = _split(cond, learned_variance)
+    ratio = _std(cond_mean) / _std(guided_mean).clamp(min=1e-12)
+    factor = (phi * ratio + (1 - phi)).to(guided.dtype)
+    return _join(guided_mean * factor, fraction)
+
+
+def scale_in_interval(
+    scale: float, t: float | Tensor, interval: tuple[float, float] | None
+) -> float:
+    """The guidance scale to use at time t: scale inside the interval, 1 (none) outside.
+
+    interval is (low, high) in timesteps, both included, 0 <= low <= high; None guides at every
+    t (Kynk eq. 6, there in noise levels). A result of 1 means that uncond is not needed.
+    """
+    if interval is None:
+        return scale
+    low, high = interval
+    if not 0 <= low <= high:
+        raise ValueError(f"interval must be (low, high) with 0 <= low <= high, got {interval}")
+    return scale if low <= float(t) <= high else 1.0
+
+
+def drop_mask(probability: float, generators: Sequence[torch.Generator]) -> Tensor:
+    """Which samples lose a condition in training, bool [B] on the CPU, True = dropped.
+
+    Sample i draws one number from generators[i], so that its fate does not depend on the batch
+    or the process it is in   (CFG algorithm 1: p_uncond; unCLIP section 2.1: 0.1 and 0.5).
+    """
+    if not 0 <= probability <= 1:
+        raise ValueError(f"probability must lie in [0, 1], got {probability}")
+    draws = [
+        torch.rand((), generator=generator, device=generator.device) for generator in generators
+    ]
+    return torch.tensor([float(draw) < probability for draw in draws], dtype=torch.bool)
+
+
+def _split(prediction: Tensor, learned_variance: bool) -> tuple[Tensor, Tensor | None]:
+    if not learned_variance:
+        return prediction, None
+    if prediction.shape[1] % 2:
+        raise ValueError(
+            f"learned_variance needs an even number of channels, got {prediction.shape[1]}"
+        )
+    mean, fraction = prediction.chunk(2, dim=1)
+    return mean, fraction
+
+
+def _join(mean: Tensor, fraction: Tensor | None) -> Tensor:
+    return mean if fraction is None else torch.cat([mean, fraction], dim=1)
+
+
+def _std(values: Tensor) -> Tensor:
+    """Standard deviation over one sample in float32, [B, 1, ...]."""
+    return values.float().std(dim=tuple(range(1, values.ndim)), keepdim=True)
