@@ -76,8 +76,8 @@ def gaussian_blur(x: torch.Tensor, kernel_size: int = 3, sigma: float = 0.6) -> 
     """
     if not isinstance(x, torch.Tensor) or not x.is_floating_point() or x.ndim < 3:
         raise ValueError("x: give a floating-point tensor of shape [...,C,H,W]")
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size: give an odd number of pixels, not {kernel_size}")
+    if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size: give an odd number of pixels, not {kernel_size!r}")
     if not 0 < sigma < float("inf"):
         raise ValueError(f"sigma: give a positive number of pixels, not {sigma}")
     half = kernel_size // 2
@@ -135,7 +135,7 @@ def _checked(image: np.ndarray, scale: int, rng: np.random.Generator, variant: s
         raise ValueError(f"image: {list(image.shape[:2])} pixels are fewer than scale {scale}")
     if not isinstance(rng, np.random.Generator):
         raise ValueError("rng: give a numpy.random.Generator, as from numpy.random.default_rng(0)")
-    if variant not in VARIANTS:
+    if variant not in tuple(VARIANTS):
         raise ValueError(f"variant: give one of {', '.join(sorted(VARIANTS))}, not {variant!r}")
     return VARIANTS[variant]
 
