@@ -1,0 +1,259 @@
+"""What a training run may be told: typed schemas, merged strictly with YAML and key=value words.
+
+Defaults live here and nowhere else; the YAML files of configs/ state only what differs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import re
+from dataclasses import dataclass, field, fields, is_dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message names the key and what to do."""
+
+
+@dataclass
+class DataConfig:
+    """Which drawings a stage sees, and how they are shown."""
+
+    source: str = "data/emoji"  # folder that unclip-data wrote
+    shared_only: bool = False  # only concepts that every family of artists has drawn
+    styles: list[str] | None = None  # all when not given
+    plain_share: float = 0.5  # share of single drawings on white; the rest are composed
+    balance: str = "concept"  # an epoch holds each "concept" once, or each "drawing"
+    cache_gb: float = 8.0  # decoded pictures kept in memory
+    workers: int = 1  # processes that prepare batches
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW; decay is not applied to biases, gains and other vectors."""
+
+    lr: float = 1.2e-4
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+    decay: str = "constant"  # or "cosine", "linear": towards 0 at the last step
+    clip_norm: float = 1.0  # gradients longer than this are shortened to it; 0 leaves them
+
+
+@dataclass
+class RunConfig:
+    """Length, precision and bookkeeping of a run."""
+
+    steps: int = 1000
+    batch_size: int = 64  # samples of one update, over all processes and micro-batches
+    gradient_accumulation: int = 1  # micro-batches of an update
+    precision: str = "no"  # or "bf16", "fp16"
+    ema_decay: float = 0.9999
+    compile: bool = False
+    seed: int = 0
+    log_every: int = 20  # updates
+    save_every: int = 500
+    preview_every: int = 0  # 0: no previews
+    keep_checkpoints: int = 2
+
+
+@dataclass
+class StageConfig:
+    """What every stage has."""
+
+    output: str = MISSING  # folder of the run: model/, checkpoints/, previews/, log.jsonl
+    init: str | None = None  # folder of a trained network to begin from
+    data: DataConfig = field(default_factory=DataConfig)
+    network: dict[str, Any] = field(default_factory=dict)  # arguments of the network's class
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+@dataclass
+class ClipConfig(StageConfig):
+    """unclip-train clip. network: text, vision and projection_dim as transformers names them."""
+
+    vocab_size: int = 4096  # of the byte-pair tokenizer trained on the captions
+
+
+@dataclass
+class PriorConfig(StageConfig):
+    """unclip-train prior."""
+
+    clip: str = MISSING  # folder of the CLIP whose embeddings it learns
+    drop_text: float = 0.1  # share of captions emptied, for guidance (DALL-E 2, section 2.2)
+    statistics_samples: int = 4096  # pictures from which mean and std are measured
+
+
+@dataclass
+class DecoderConfig(StageConfig):
+    """unclip-train decoder."""
+
+    clip: str = MISSING
+    drop_text: float = 0.5  # DALL-E 2, section 2.1
+    drop_z_img: float = 0.1  # DALL-E 2, section 2.1
+    vlb_weight: float = 0.001  # of L_vlb where the variance is learned
+    min_snr_gamma: float = 0.0  # 0: every timestep weighs the same
+
+
+@dataclass
+class UpsamplerConfig(StageConfig):
+    """unclip-train upsampler."""
+
+    degradation: str = "blur"  # of the small picture: "blur", "bsr_light" or "bsr"
+    max_noise_level: int = 0  # noise added to the small picture, where the network is told of it
+
+
+SCHEMAS: dict[str, type[StageConfig]] = {
+    "clip": ClipConfig,
+    "prior": PriorConfig,
+    "decoder": DecoderConfig,
+    "upsampler": UpsamplerConfig,
+}
+
+# (smallest, largest) of every bounded key, by its last name
+RANGES: dict[str, tuple[float, float]] = {
+    "lr": (0, 10),
+    "beta1": (0, 1),
+    "beta2": (0, 1),
+    "eps": (0, 1),
+    "weight_decay": (0, 10),
+    "warmup_steps": (0, math.inf),
+    "clip_norm": (0, math.inf),
+    "steps": (1, math.inf),
+    "batch_size": (1, math.inf),
+    "gradient_accumulation": (1, math.inf),
+    "ema_decay": (0, 1),
+    "log_every": (1, math.inf),
+    "save_every": (1, math.inf),
+    "preview_every": (0, math.inf),
+    "keep_checkpoints": (1, math.inf),
+    "seed": (0, 2**31 - 1),
+    "plain_share": (0, 1),
+    "cache_gb": (0, math.inf),
+    "workers": (0, 256),
+    "vocab_size": (514, 2**20),
+    "drop_text": (0, 1),
+    "drop_z_img": (0, 1),
+    "vlb_weight": (0, math.inf),
+    "min_snr_gamma": (0, math.inf),
+    "max_noise_level": (0, 999),
+    "statistics_samples": (2, math.inf),
+}
+CHOICES: dict[str, tuple[str, ...]] = {
+    "decay": ("constant", "cosine", "linear"),
+    "precision": ("no", "bf16", "fp16"),
+    "degradation": ("blur", "bsr_light", "bsr"),
+    "balance": ("concept", "drawing"),
+}
+SECRET = re.compile(r"\$\{oc\.env:[^}]*(TOKEN|KEY|SECRET|PASSWORD)", re.IGNORECASE)
+
+
+def load_config(stage: str, path: str | Path, overrides: list[str] = ()) -> StageConfig:
+    """Read a stage's YAML file, apply key=value overrides, and check every value.
+
+    Args:
+        stage: "clip", "prior", "decoder" or "upsampler".
+        path: a file, or a name within the installed configs such as "emoji/decoder".
+        overrides: words such as "run.steps=100".
+
+    Raises:
+        ConfigError: naming the key that is unknown, of the wrong type or out of range.
+    """
+    schema = SCHEMAS[stage]
+    text = config_path(path).read_text()
+    for source in (text, *overrides):
+        if SECRET.search(source):
+            raise ConfigError("configs are saved beside the weights: they must not name secrets")
+    for word in overrides:
+        if "=" not in word:
+            raise ConfigError(f"{word!r} is no key=value")
+    try:
+        merged = OmegaConf.merge(
+            OmegaConf.structured(schema),
+            OmegaConf.create(text),
+            OmegaConf.from_dotlist(list(overrides)),
+        )
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error, schema, path)) from error
+    except ValueError as error:  # YAML that does not parse
+        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
+    check_values(config)
+    return config
+
+
+def config_path(path: str | Path) -> Path:
+    """A YAML file on disk, or one of those installed with the package, by name."""
+    installed = Path(str(files("unclip_configs")))
+    candidates = [Path(path), installed / path, installed / f"{path}.yaml"]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    names = sorted(str(p.relative_to(installed).with_suffix("")) for p in installed.rglob("*.yaml"))
+    raise ConfigError(f"--config: no file {path}; installed ones are {', '.join(names)}")
+
+
+def explain(error: OmegaConfBaseException, schema: type, path: str | Path) -> str:
+    """One line that names the key at fault and the nearest right one."""
+    key = getattr(error, "full_key", None) or ""
+    first_line = str(error).splitlines()[0]
+    known = list(key_names(schema))
+    near = difflib.get_close_matches(key, known, 1) or difflib.get_close_matches(
+        key.rsplit(".", 1)[-1], [name.rsplit(".", 1)[-1] for name in known], 1
+    )
+    hint = f"; did you mean {near[0]}?" if near and "not in" in first_line else ""
+    return f"{path}: {key}: {first_line}{hint}"
+
+
+def key_names(schema: type, prefix: str = ""):
+    """All dotted keys of a schema."""
+    instance = schema()
+    for entry in fields(schema):
+        value = getattr(instance, entry.name)
+        yield prefix + entry.name
+        if is_dataclass(value):
+            yield from key_names(type(value), f"{prefix}{entry.name}.")
+
+
+def check_values(config: Any, prefix: str = "") -> None:
+    """Refuse values that no run can mean: not finite, out of range, or not among the choices."""
+    for entry in fields(config):
+        key, value = prefix + entry.name, getattr(config, entry.name)
+        if is_dataclass(value):
+            check_values(value, f"{key}.")
+        if entry.name in RANGES:
+            low, high = RANGES[entry.name]
+            if not (math.isfinite(value) and low <= value <= high):
+                raise ConfigError(f"{key} must lie between {low} and {high}, not {value}")
+        if entry.name in CHOICES and value not in CHOICES[entry.name]:
+            choices = ", ".join(CHOICES[entry.name])
+            raise ConfigError(f"{key} must be one of {choices}, not {value!r}")
+
+
+def build_network(network_class: type, arguments: dict[str, Any], **fixed: Any):
+    """Build a network from a config's mapping, refusing arguments that its class does not have."""
+    known = [name for name in inspect.signature(network_class.__init__).parameters if name != "self"]
+    for name in arguments:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean network.{near[0]}?" if near else f" (known: {', '.join(known)})"
+            raise ConfigError(f"network.{name} is unknown to {network_class.__name__}{hint}")
+    try:
+        return network_class(**fixed, **arguments)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"network: {error}") from error
+
+
+def save_config(config: StageConfig, path: Path) -> None:
+    """Write the resolved configuration as YAML, so that a run can be repeated."""
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))

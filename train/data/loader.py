@@ -1,0 +1,83 @@
+"""From positions to batches: every process reads its share of one endless numbered sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+class PositionSampler(Sampler[list[int]]):
+    """Micro-batches of global sample positions for one process.
+
+    Update s holds positions s * batch_size ... (s + 1) * batch_size - 1, whatever the number of
+    processes: process r of w takes every w-th of them, beginning at r.
+
+    Args:
+        batch_size: samples of one update over all processes.
+        first_step, last_step: updates to serve, the last excluded.
+        micro_batches: into how many the share of a process is cut.
+        rank, num_processes: which share.
+
+    Raises:
+        ValueError: when batch_size does not divide evenly.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        first_step: int,
+        last_step: int,
+        micro_batches: int = 1,
+        rank: int = 0,
+        num_processes: int = 1,
+    ):
+        if batch_size % (num_processes * micro_batches):
+            raise ValueError(
+                f"run.batch_size {batch_size} must be a multiple of processes ({num_processes}) "
+                f"times run.gradient_accumulation ({micro_batches})"
+            )
+        self.batch_size = batch_size
+        self.steps = range(first_step, last_step)
+        self.micro_batches = micro_batches
+        self.rank = rank
+        self.num_processes = num_processes
+
+    def __len__(self) -> int:
+        return len(self.steps) * self.micro_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        micro_size = self.batch_size // (self.num_processes * self.micro_batches)
+        for step in self.steps:
+            first = step * self.batch_size
+            share = range(first + self.rank, first + self.batch_size, self.num_processes)
+            for start in range(0, len(share), micro_size):
+                yield list(share[start : start + micro_size])
+
+
+def make_loader(dataset: Dataset, sampler: PositionSampler, workers: int) -> DataLoader:
+    """A loader whose batches depend on positions alone, however many workers prepare them."""
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def collate(samples: list[dict]) -> dict:
+    """Stack tensors; leave captions, names and positions as lists."""
+    return {
+        key: torch.stack([sample[key] for sample in samples])
+        if isinstance(samples[0][key], torch.Tensor)
+        else [sample[key] for sample in samples]
+        for key in samples[0]
+    }
+
+
+def to_unit_range(image: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """uint8 pictures [B, 3, S, S] in 0..255 to fp32 in [-1, 1] on the device."""
+    return image.to(device, non_blocking=True).float() / 127.5 - 1
