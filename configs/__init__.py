@@ -1,0 +1,1 @@
+"""Configurations as YAML, one folder a family; installed so that a name is enough."""

@@ -27,6 +27,8 @@ class DataConfig:
     """Which drawings a stage sees, and how they are shown."""
 
     source: str = "data/emoji"  # folder that unclip-data wrote
+    size: int = 64  # pixels a side of the pictures
+    crop: int = 0  # pixels a side of the crops that an upsampler learns from; 0: a quarter of size
     shared_only: bool = False  # only concepts that every family of artists has drawn
     styles: list[str] | None = None  # all when not given
     plain_share: float = 0.5  # share of single drawings on white; the rest are composed

@@ -1,0 +1,161 @@
+"""unclip-train: train or resume one stage, or put trained stages together as a model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+STAGES = ("clip", "prior", "decoder", "upsampler")
+EXAMPLES = """examples:
+  unclip-train clip --config emoji/clip
+  unclip-train prior --config emoji/prior run.steps=2000
+  unclip-train decoder --config configs/emoji/decoder.yaml
+  unclip-train upsampler --config emoji/upsampler_256
+  unclip-train upsampler --resolution 1024
+  unclip-train assemble --runs runs/emoji --output my-model
+
+The same command again goes on where the run stopped. Under `accelerate launch` it runs on many
+processes. Keys are those of the YAML file; --dry-run prints the whole configuration.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The words of the command line."""
+    parser = argparse.ArgumentParser(
+        "unclip-train",
+        description="Train or resume one stage of unCLIP.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("stage", choices=[*STAGES, "assemble"], help="what to train")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    parser.add_argument("--config", help="YAML file, or the name of an installed one")
+    parser.add_argument(
+        "--resolution", type=int, choices=(256, 1024), help="which upsampler, in place of --config"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check and print, train nothing")
+    parser.add_argument("--runs", help="assemble: folder with a run folder for each stage")
+    parser.add_argument("--output", help="assemble: folder of the model to write")
+    parser.add_argument("--debug", action="store_true", help="show the trace of an error")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; 0 when done, 2 for a mistake in the words, 1 for a run that failed."""
+    args = parser().parse_intermixed_args(arguments)
+    try:
+        return assemble(args) if args.stage == "assemble" else train(args)
+    except Exception as error:
+        if args.debug:
+            raise
+        line = " ".join(str(error).split()) or type(error).__name__
+        print(f"unclip-train {args.stage}: {line}", file=sys.stderr)
+        return exit_code(error)
+
+
+def exit_code(error: Exception) -> int:
+    """2 for what the user can mend in the command or its files, 1 for a run that broke."""
+    from unclip_train.config import ConfigError
+
+    if hasattr(error, "exit_code"):  # stopped by a signal
+        return error.exit_code
+    return 2 if isinstance(error, (ConfigError, FileNotFoundError, FileExistsError)) else 1
+
+
+def train(args: argparse.Namespace) -> int:
+    """Check the configuration, then train."""
+    from unclip_train.config import ConfigError, load_config
+
+    name = args.config
+    if name is None and args.stage == "upsampler" and args.resolution:
+        name = f"emoji/upsampler_{args.resolution}"
+    if name is None:
+        raise ConfigError("--config is missing: give a YAML file or a name such as emoji/decoder")
+    config = load_config(args.stage, name, args.overrides)
+    if args.resolution and args.resolution != config.data.size:
+        raise ConfigError(
+            f"--resolution {args.resolution} does not fit the config's data.size {config.data.size}"
+        )
+    check_paths(config)
+    if args.dry_run:
+        from omegaconf import OmegaConf
+
+        print(OmegaConf.to_yaml(OmegaConf.structured(config)), end="")
+        return 0
+    from unclip_train.engine import Engine
+
+    stage, dataset = make_stage(args.stage, config)
+    Engine(stage, dataset, config).train()
+    return 0
+
+
+def check_paths(config) -> None:
+    """Say at once what is missing, rather than after minutes of loading."""
+    import os
+
+    from unclip_train.config import ConfigError
+
+    source = Path(config.data.source)
+    if not (source / "metadata.jsonl").is_file():
+        raise FileNotFoundError(
+            f"data.source: no drawings in {source} (make them: unclip-data emoji --output {source})"
+        )
+    for key in ("clip", "init"):
+        folder = getattr(config, key, None)
+        if folder and not (Path(folder) / "config.json").is_file():
+            raise FileNotFoundError(f"{key}: no trained network in {folder} (no config.json)")
+    existing = Path(config.output).absolute()
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ConfigError(f"output: cannot write to {config.output}")
+
+
+def make_stage(name: str, config):
+    """The stage and the data it learns from."""
+    import torch
+
+    from unclip_train import clip, decoder, prior, upsampler
+    from unclip_train.data.captions import all_captions
+    from unclip_train.data.dataset import DrawingDataset, UpsamplerDataset
+    from unclip_train.data.drawings import load_drawings
+    from unclip_train.data.loader import collate
+
+    torch.manual_seed(config.run.seed)  # of the initial weights
+    data = config.data
+    common = {
+        "seed": config.run.seed,
+        "shared_only": data.shared_only,
+        "styles": data.styles,
+        "cache_bytes": int(data.cache_gb * 2**30),
+    }
+    if name == "upsampler":
+        crop, degradation = data.crop or data.size // 4, config.degradation
+        dataset = UpsamplerDataset(data.source, data.size, crop, degradation, **common)
+    else:
+        look = {"plain_share": data.plain_share, "balance": data.balance}
+        dataset = DrawingDataset(data.source, data.size, **look, **common)
+    if name == "clip":
+        captions = all_captions(load_drawings(config.data.source))
+        return clip.make_stage(config, captions), dataset
+    if name == "prior":
+        return prior.make_stage(config, dataset), dataset
+    preview_batch = collate([dataset[position] for position in range(8)])
+    module = {"decoder": decoder, "upsampler": upsampler}[name]
+    return module.make_stage(config, preview_batch), dataset
+
+
+def assemble(args: argparse.Namespace) -> int:
+    """Write the trained stages of a folder of runs as one model."""
+    from unclip_train.assembly import assemble_model
+    from unclip_train.config import ConfigError
+
+    if not args.runs or not args.output:
+        raise ConfigError("assemble needs --runs FOLDER and --output FOLDER")
+    print(assemble_model(Path(args.runs), Path(args.output)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

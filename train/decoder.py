@@ -1,0 +1,123 @@
+"""Stage decoder: from z_img and a caption to a small picture.
+
+Shapes: B batch, S pixels a side, D embedding.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from unclip.diffusion.gaussian import q_sample, target_for
+from unclip.diffusion.guidance import drop_mask
+from unclip.diffusion.losses import hybrid_loss, min_snr_weight, simple_loss
+from unclip.diffusion.sampling import (
+    child_generators,
+    denoise,
+    make_scheduler,
+    randn_per_sample,
+)
+from unclip.diffusion.schedule import make_schedule
+from unclip.models.clip import CLIP
+from unclip.models.decoder import Decoder
+from unclip_train.config import DecoderConfig, build_network
+from unclip_train.data.loader import to_unit_range
+from unclip_train.draws import draw_noise_like, draw_timesteps
+from unclip_train.previews import picture_grid
+
+PREVIEW_STEPS = 25
+
+
+class DecoderStage:
+    """L_simple, with 0.001 L_vlb where the variance is learned (DALL-E 2, section 2.1; GLIDE)."""
+
+    name = "decoder"
+
+    def __init__(self, network: Decoder, clip: CLIP, config: DecoderConfig, preview_batch: dict):
+        self.network = network
+        self.clip = clip.requires_grad_(False).eval()
+        self.config = config
+        self.preview_batch = preview_batch
+        self.schedule = make_schedule(network.config.schedule, network.config.num_train_timesteps)
+
+    def loss(
+        self, network: nn.Module, batch: dict, generators: list[torch.Generator]
+    ) -> dict[str, Tensor]:
+        """Squared error of eps or v; z_img and caption dropped independently."""
+        device = next(network.parameters()).device
+        self.clip.to(device)
+        x_0 = to_unit_range(batch["image"], device)  # [B, 3, S, S]
+        no_text = drop_mask(self.config.drop_text, generators).tolist()
+        no_z_img = drop_mask(self.config.drop_z_img, generators).to(device)
+        captions = [
+            "" if drop else caption
+            for drop, caption in zip(no_text, batch["caption"], strict=True)
+        ]
+        with torch.no_grad():
+            z_img = self.clip.encode_image(x_0)  # [B, D]
+            text = self.clip.encode_text(captions)
+        z_img = torch.where(no_z_img[:, None], self.network.null_z_img(len(x_0)), z_img)
+
+        t = draw_timesteps(self.schedule.num_steps, generators, device)
+        eps = draw_noise_like(x_0, generators)
+        x_t = q_sample(self.schedule, x_0, t, eps)
+        output = network(x_t, t, z_img, text).float()
+        return {"loss": (self._weight(t) * self._error(output, x_0, x_t, eps, t)).mean()}
+
+    def _error(self, output: Tensor, x_0: Tensor, x_t: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        kind = self.network.config.prediction
+        if self.network.config.learned_variance:
+            weight = self.config.vlb_weight
+            return hybrid_loss(self.schedule, output, x_0, x_t, eps, t, weight, kind)
+        return simple_loss(output, target_for(self.schedule, kind, x_0, eps, t))
+
+    def _weight(self, t: Tensor) -> Tensor:
+        if not self.config.min_snr_gamma:
+            return torch.ones_like(t, dtype=torch.float32)
+        kind = self.network.config.prediction
+        return min_snr_weight(self.schedule, t, self.config.min_snr_gamma, kind)
+
+    def save(self, network: nn.Module, folder: Path) -> None:
+        """A folder that Decoder.from_pretrained reads."""
+        network.save_pretrained(folder)
+
+    def preview(self, network: nn.Module) -> Image.Image:
+        """Real pictures above, and what is drawn from their own z_img and captions below."""
+        device = next(network.parameters()).device
+        x_0 = to_unit_range(self.preview_batch["image"], device)
+        z_img = self.clip.to(device).encode_image(x_0)
+        text = self.clip.encode_text(self.preview_batch["caption"])
+        generators = child_generators(list(range(len(x_0))), "preview")
+        config = network.config
+        scheduler = make_scheduler(
+            "ddim", config.schedule, config.prediction, learned_variance=config.learned_variance
+        )
+        drawn = denoise(
+            lambda x_t, t: network(x_t, t, z_img, text),
+            randn_per_sample(x_0.shape[1:], generators, device),
+            scheduler,
+            PREVIEW_STEPS,
+            generators,
+            learned_variance=config.learned_variance,
+        )
+        return picture_grid([x_0, drawn])
+
+
+def make_stage(config: DecoderConfig, preview_batch: dict) -> DecoderStage:
+    """A decoder as the config describes it, beside the CLIP that conditions it."""
+    clip = CLIP.from_pretrained(config.clip)
+    if config.init:
+        network = Decoder.from_pretrained(config.init)
+    else:
+        network = build_network(
+            Decoder,
+            config.network,
+            embedding_dim=clip.embedding_dim,
+            context=clip.context,
+            text_states_dim=clip.model.config.text_config.hidden_size,
+            size=config.data.size,
+        )
+    return DecoderStage(network, clip, config, preview_batch)
