@@ -8,6 +8,7 @@ import ast
 import configparser
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -565,3 +566,13 @@ def test_a_heavy_command_is_found(tmp_path):
     assert heavy_imports(done.stderr) == {"torch"}
     script.write_text("import json")
     assert heavy_imports(run_help(script, "-X", "importtime")[0].stderr) == set()
+
+
+def test_the_tests_themselves_reach_no_network():
+    with pytest.raises(RuntimeError, match="do not use the network"):
+        socket.create_connection(("example.com", 80), timeout=1)
+    with pytest.raises(RuntimeError, match="192.0.2.1"):
+        socket.socket().connect(("192.0.2.1", 80))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection(server.getsockname(), timeout=1).close()
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
