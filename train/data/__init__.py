@@ -1,0 +1,1 @@
+"""Data to train on: open picture sets, captions, composition, degradation, loading."""

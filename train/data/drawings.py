@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,10 @@ FAMILY_OF_STYLE = {
     "flat": "fluent",
     "icon": ICON_FAMILY,
 }
+
+PEOPLE = "People & Body"
+_TONE = r"(?:light|medium-light|medium|medium-dark|dark)"
+_TONE_SUFFIX = re.compile(rf"^(.+?)(?:(?:-{_TONE}-skin-tone)+|(?:-{_TONE})+)$")
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,12 @@ class Drawing:
         return cls(
             **known, keywords=keywords, shared=row["shared"], held_out=held_out, folder=folder
         )
+
+
+def base_concept(drawing: Drawing) -> str:
+    """The concept, for people with the skin tone left out: "artist-dark-skin-tone" -> "artist"."""
+    match = _TONE_SUFFIX.match(drawing.concept) if drawing.category == PEOPLE else None
+    return match.group(1) if match else drawing.concept
 
 
 def load_drawings(folder: str | os.PathLike) -> list[Drawing]:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from .drawings import (
     FAMILY_OF_STYLE,
+    PEOPLE,
     Drawing,
     files_present,
     prepare_folder,
@@ -26,7 +27,6 @@ from .drawings import (
 )
 from .held_out import is_held_out
 
-PEOPLE = "People & Body"
 EMOJI_STYLES = ("noto", "twemoji", "fluent", "flat")
 MIN_SIZE, MAX_SIZE = 8, 4096
 
@@ -168,9 +168,7 @@ def parse_icon_set(icons: dict, metadata: dict, chars: dict) -> IconSet:
 def load_icon_sets() -> dict[str, IconSet]:
     """The four emoji sets by style; about 3 s, most of it for fluent's 100 MB."""
     members = ("icons.json", "metadata.json", "chars.json")
-    return {
-        style: parse_icon_set(*read_json(PACKAGES[style], *members)) for style in EMOJI_STYLES
-    }
+    return {style: parse_icon_set(*read_json(PACKAGES[style], *members)) for style in EMOJI_STYLES}
 
 
 def plain_text(text: str) -> str:
@@ -181,8 +179,10 @@ def plain_text(text: str) -> str:
     return " ".join(folded.lower().split())
 
 
-_TONE = r"(?:light|medium-light|medium|medium-dark|dark)"
-_TONE_SUFFIX = re.compile(rf"^(.+?)((?:-{_TONE}-skin-tone)+|-{_TONE})$")
+_COUNTRY_WITH_THE = re.compile(
+    r"islands?$|^united |republic$|territor|^(bahamas|gambia|maldives|netherlands|philippines"
+    r"|seychelles|comoros)$"
+)
 
 
 def name_of_label(label: str) -> str:
@@ -190,19 +190,24 @@ def name_of_label(label: str) -> str:
     name = plain_text(label)
     if name.startswith("regional indicator "):
         return name.replace("regional indicator", "letter")
+    if name.endswith(" (blood type)"):
+        return "blood type " + name.removesuffix(" (blood type)")
     head, colon, tail = name.partition(": ")
     if not colon:
         return name
     if head == "keycap":
         return f"keycap {tail}"
-    joined = "of" if head in ("flag", "kiss", "family") else "with"
-    return f"{head} {joined} {tail}"
-
-
-def without_tone(concept: str) -> str:
-    """The concept with its skin tone left out: "artist-dark-skin-tone" -> "artist"."""
-    match = _TONE_SUFFIX.match(concept)
-    return match.group(1) if match else concept
+    *parts, last = tail.split(", ")
+    if last == "facing right":
+        with_parts = f" with {' and '.join(parts)}" if parts else ""
+        return f"{head}{with_parts} facing right"
+    if last == "bald":
+        head, last = f"bald {head}", parts.pop() if parts else ""
+    if head == "flag" and _COUNTRY_WITH_THE.search(last):
+        last = f"the {last}"
+    joined = "of" if head in ("flag", "kiss", "family", "couple with heart") else "with"
+    listed = f"{', '.join(parts)} and {last}" if parts else last
+    return f"{head} {joined} {listed}" if listed else head
 
 
 class Names:

@@ -1,0 +1,254 @@
+"""Pictures composed of drawings: where each stands, on what colour, and a caption that is true.
+
+A scene is drawn at random first, as fractions of the picture's side; it is then painted at any
+size and put into words. S is the picture's side in pixels.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .captions import counted_phrase, make_caption, noun_phrase, on_background, styled, tinted
+from .drawings import Drawing
+
+BACKGROUNDS = {
+    "white": (255, 255, 255),
+    "black": (16, 16, 16),
+    "gray": (150, 150, 150),
+    "red": (215, 40, 40),
+    "orange": (255, 145, 30),
+    "yellow": (255, 222, 60),
+    "green": (50, 165, 75),
+    "light blue": (165, 215, 250),
+    "blue": (40, 90, 220),
+    "purple": (140, 70, 200),
+    "pink": (250, 150, 195),
+    "brown": (130, 80, 45),
+}
+TINTS = {
+    name: BACKGROUNDS[name]
+    for name in ("black", "red", "orange", "yellow", "green", "blue", "purple", "pink")
+}
+PLACE_WORDS = {
+    "in the top left corner": (0.0, 0.0),
+    "at the top": (0.5, 0.0),
+    "in the top right corner": (1.0, 0.0),
+    "on the left": (0.0, 0.5),
+    "in the center": (0.5, 0.5),
+    "on the right": (1.0, 0.5),
+    "in the bottom left corner": (0.0, 1.0),
+    "at the bottom": (0.5, 1.0),
+    "in the bottom right corner": (1.0, 1.0),
+}
+SCENE_SHARES = {"colour": 0.35, "placed": 0.2, "pair": 0.25, "copies": 0.2}
+MIN_CONTRAST = 90.0
+NAMED_BACKGROUND_SHARE = {"white": 0.1, "colour": 0.85}
+WHITE_SHARE = 0.35
+
+Box = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What stands where: boxes are (left, top, side) as fractions of the picture's side.
+
+    `kind` is plain, colour, placed, pair or copies; `arrangement` puts the places into words
+    (for a pair: "beside" or "above", the first box left or top). Box i shows thing i of a pair,
+    else the only thing.
+    """
+
+    kind: str
+    boxes: tuple[Box, ...]
+    arrangement: str = ""
+    background: str = "white"
+
+
+PLAIN = Scene("plain", ((0.0, 0.0, 1.0),))
+
+
+def random_scene(rng: np.random.Generator, plain_share: float) -> Scene:
+    """A scene on white: plain with probability plain_share, else one of SCENE_SHARES."""
+    draw = rng.random()
+    if draw < plain_share:
+        return PLAIN
+    draw = (draw - plain_share) / (1.0 - plain_share)
+    kinds, ends = tuple(SCENE_SHARES), np.cumsum(list(SCENE_SHARES.values()))
+    kind = kinds[min(int(np.searchsorted(ends, draw, side="right")), len(kinds) - 1)]
+    if kind == "placed":
+        return _placed(rng)
+    if kind == "pair":
+        return _pair(rng)
+    if kind == "copies":
+        return _copies(rng)
+    side = rng.uniform(0.75, 1.0)
+    left, top = rng.uniform(0.0, 1.0 - side, 2)
+    return Scene("colour", ((left, top, side),))
+
+
+def _placed(rng: np.random.Generator) -> Scene:
+    words = tuple(PLACE_WORDS)[int(rng.integers(len(PLACE_WORDS)))]
+    side = rng.uniform(0.38, 0.5)
+    slack = 1.0 - side
+    left, top = (
+        min(max(slack * where + rng.uniform(-0.04, 0.04), 0.0), slack)
+        for where in PLACE_WORDS[words]
+    )
+    return Scene("placed", ((left, top, side),), words)
+
+
+def _pair(rng: np.random.Generator) -> Scene:
+    side = rng.uniform(0.44, 0.5)
+    near, far = (0.5 - side) / 2, 0.5 + (0.5 - side) / 2
+    across = rng.uniform(0.2, 0.8 - side)
+    if rng.random() < 0.5:
+        return Scene("pair", ((near, across, side), (far, across, side)), "beside")
+    return Scene("pair", ((across, near, side), (across, far, side)), "above")
+
+
+def _copies(rng: np.random.Generator) -> Scene:
+    draw = int(rng.integers(4))
+    if draw < 2:
+        pair = _pair(rng)
+        words = {"beside": "side by side", "above": "one above another"}
+        return Scene("copies", pair.boxes, words[pair.arrangement])
+    if draw == 2:
+        side = rng.uniform(0.3, 1 / 3)
+        top = rng.uniform(0.2, 0.8 - side)
+        boxes = tuple((i / 3 + (1 / 3 - side) / 2, top, side) for i in range(3))
+        return Scene("copies", boxes, "in a row")
+    side = rng.uniform(0.44, 0.5)
+    near, far = (0.5 - side) / 2, 0.5 + (0.5 - side) / 2
+    boxes = ((0.5 - side / 2, near, side), (near, far, side), (far, far, side))
+    return Scene("copies", boxes, "")
+
+
+def choose_background(
+    scene: Scene, mean_colours: list[np.ndarray], rng: np.random.Generator
+) -> Scene:
+    """The scene on a named colour that none of its things melts into.
+
+    mean_colours: of each thing, [3] in 0..255. A thing whose mean colour is within MIN_CONTRAST
+    (Euclidean) of a background is not put on it; white is kept in WHITE_SHARE of the scenes, and
+    always in a plain one.
+    """
+    if scene.kind == "plain" or (scene.kind != "colour" and rng.random() < WHITE_SHARE):
+        return scene
+    names = tuple(BACKGROUNDS)
+    for index in rng.permutation(len(names)):
+        colour = np.asarray(BACKGROUNDS[names[index]], dtype=np.float64)
+        gaps = [np.linalg.norm(colour - mean) for mean in mean_colours]
+        if min(gaps) >= MIN_CONTRAST:
+            return Scene(scene.kind, scene.boxes, scene.arrangement, names[index])
+    return scene
+
+
+def caption_scene(
+    scene: Scene,
+    things: list[Drawing],
+    rng: np.random.Generator,
+    tints: list[str | None] | None = None,
+) -> str:
+    """A caption that is true of the scene; background and style go unsaid now and then.
+
+    things: one drawing, two for a pair, all of one style. tints: the colours of icons.
+    """
+    tints = tints or [None] * len(things)
+    kind = "white" if scene.background == "white" else "colour"
+    told = rng.random() < NAMED_BACKGROUND_SHARE[kind]
+    background = scene.background if told else None
+    if scene.kind in ("plain", "colour"):
+        return make_caption(things[0], rng, background, tints[0])
+    names = [tinted(thing.name, tint) for thing, tint in zip(things, tints, strict=True)]
+    if scene.kind == "placed":
+        size = "small " if rng.random() < 0.5 else ""
+        subject = f"{noun_phrase(size + names[0])} {scene.arrangement}"
+    elif scene.kind == "copies":
+        subject = counted_phrase(names[0], len(scene.boxes))
+        if rng.random() < 0.5:
+            subject = f"{subject} {scene.arrangement}".strip()
+    else:
+        subject = _pair_words(scene.arrangement, *map(noun_phrase, names), rng)
+    if background is not None:
+        subject = on_background(subject, background)
+    return styled(subject, things[0].style, rng)
+
+
+def _pair_words(arrangement: str, first: str, second: str, rng: np.random.Generator) -> str:
+    if arrangement == "beside":
+        forms = (
+            f"{first} and {second} side by side",
+            f"{first} next to {second}",
+            f"{second} next to {first}",
+            f"{first} to the left of {second}",
+            f"{second} to the right of {first}",
+            f"{first} on the left and {second} on the right",
+            f"{first} and {second}",
+        )
+    else:
+        forms = (
+            f"{first} above {second}",
+            f"{second} below {first}",
+            f"{first} at the top and {second} at the bottom",
+            f"{first} over {second}",
+            f"{first} and {second}",
+        )
+    return forms[int(rng.integers(len(forms)))]
+
+
+def read_picture(path: Path, size: int) -> np.ndarray:
+    """A drawing's PNG as RGBA, [size,size,4] uint8.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is not a whole picture, or not size x size pixels.
+    """
+    try:
+        with Image.open(path) as picture:
+            if picture.size != (size, size):
+                width, height = picture.size
+                raise ValueError(f"picture {path} is {width}x{height}, not {size}x{size} pixels")
+            return np.asarray(picture.convert("RGBA"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"picture {path} is missing; render it again") from None
+    except (OSError, SyntaxError) as error:
+        raise ValueError(
+            f"picture {path} is broken ({error}); delete it and render again"
+        ) from None
+
+
+def mean_colour(rgba: np.ndarray) -> np.ndarray:
+    """Mean colour weighted by alpha, [3] in 0..255, from about 32 x 32 samples of [S,S,4]."""
+    step = max(1, rgba.shape[0] // 32)
+    sample = rgba[::step, ::step].reshape(-1, 4).astype(np.float64)
+    return sample[:, 3] @ sample[:, :3] / max(sample[:, 3].sum(), 1.0)
+
+
+def tint_picture(rgba: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """The same shape in one colour: RGB replaced, alpha kept; [S,S,4] uint8."""
+    out = rgba.copy()
+    out[..., :3] = colour
+    return out
+
+
+def over(rgba: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """Composite [H,W,4] on a colour: round((a rgb + (255 - a) colour) / 255), [H,W,3] uint8."""
+    height, width, _ = rgba.shape
+    canvas = Image.new("RGB", (width, height), tuple(colour))
+    picture = Image.fromarray(rgba)
+    canvas.paste(picture, (0, 0), picture)
+    return np.asarray(canvas)
+
+
+def paint(scene: Scene, pictures: list[np.ndarray], size: int) -> np.ndarray:
+    """The scene as [size,size,3] uint8; pictures: RGBA [S,S,4] of each thing, any S."""
+    canvas = Image.new("RGB", (size, size), BACKGROUNDS[scene.background])
+    for number, (left, top, side) in enumerate(scene.boxes):
+        picture = Image.fromarray(pictures[number] if scene.kind == "pair" else pictures[0])
+        pixels = max(1, round(side * size))
+        if picture.width != pixels:
+            picture = picture.resize((pixels, pixels), Image.Resampling.BICUBIC)
+        x, y = (min(round(start * size), size - pixels) for start in (left, top))
+        canvas.paste(picture, (x, y), picture)
+    return np.asarray(canvas)
