@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch.utils.data import Dataset
 
 from .compose import (
@@ -364,8 +366,7 @@ class UpsamplerDataset(Dataset):
         rgba = picture[shrink * y : shrink * bottom, shrink * x : shrink * right]
         window = over(rgba, colour)
         if shrink == 2:
-            quads = window.reshape(bottom - y, 2, right - x, 2, 3).astype(np.uint16)
-            window = ((quads.sum(axis=(1, 3)) + 2) // 4).astype(np.uint8)
+            window = np.asarray(Image.fromarray(window).reduce(2))
         return window, (top - y, left - x)
 
     def _degrade(self, window: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
@@ -373,10 +374,8 @@ class UpsamplerDataset(Dataset):
         from . import degradation
 
         if self.degradation == "blur":
-            height, width, _ = window.shape
-            cells = window.reshape(height // 4, 4, width // 4, 4, 3).astype(np.float32)
-            x = torch.from_numpy(cells.mean(axis=(1, 3)) / 127.5 - 1.0)
-            return degradation.gaussian_blur(x.permute(2, 0, 1))
+            x = torch.from_numpy(window.transpose(2, 0, 1).astype(np.float32))
+            return degradation.gaussian_blur(F.avg_pool2d(x, 4) / 127.5 - 1.0)
         variant = "full" if self.degradation == "bsr" else "light"
         small = degradation.bsr_degrade(window, 4, rng, variant)
         return torch.from_numpy(small.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1.0)
@@ -387,8 +386,6 @@ def _part(picture: np.ndarray, top: int, left: int, side: int) -> np.ndarray:
 
 
 def _is_blank(rgba: np.ndarray) -> bool:
-    """Whether a crop shows nothing, or one flat colour: alpha 0, or all its pixels the same."""
-    alpha = rgba[..., 3]
-    if not alpha.any():
-        return True
-    return bool(alpha.min() == 255 and (rgba == rgba[0, 0]).all())
+    """Whether a crop shows nothing (alpha 0) or one flat colour."""
+    pixels = rgba.view(np.uint32)
+    return bool((pixels == pixels[0, 0]).all()) or not rgba[..., 3].any()
