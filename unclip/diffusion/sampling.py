@@ -399,7 +399,7 @@ def _take_over_clipping(scheduler: SchedulerMixin) -> float | None:
     """
     config = scheduler.config
     ancestral = isinstance(scheduler, (DDPMScheduler, UnCLIPScheduler))
-    if ancestral or not hasattr(scheduler, "betas") or config.get("use_flow_sigmas", False):
+    if ancestral or config.get("use_flow_sigmas", False):
         return None
     if config.get("thresholding", False):
         if config.get("sample_max_value", 1.0) > 1:
@@ -523,6 +523,10 @@ def _check_arguments(
 ) -> None:
     if x_T.ndim < 2 or not x_T.is_floating_point():
         raise ValueError(f"x_T must be noise [B, ...], got {tuple(x_T.shape)} {x_T.dtype}")
+    if not all(hasattr(scheduler, name) for name in ("betas", "scale_model_input", "step")):
+        raise ValueError(
+            f"scheduler must be a diffusion scheduler with betas, got {type(scheduler).__name__}"
+        )
     if len(generators) != x_T.shape[0]:
         raise ValueError(f"generators must hold {x_T.shape[0]}, a sample each: {len(generators)}")
     if not 0 <= eta <= 1:
