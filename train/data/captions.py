@@ -25,40 +25,55 @@ _THE = re.compile(
 )
 _BARE = frozenset(
     """aquarius aries cancer capricorn gemini leo libra ophiuchus pisces sagittarius scorpio taurus
-    virgo badminton bowling camping construction cooking copyright cricket customs divide dna fire
-    fog foggy ice infinity information lacrosse litter locked minus moai multiply oden om plus
-    prohibited radioactive registered restroom salt selfie softball star-struck tennis unlocked
-    volleyball warning wireless wood yin zzz""".split()
+    virgo badminton bowling camping construction cooking copyright customs divide dna fire
+    fog foggy ice infinity information lacrosse locked minus multiply oden om plus
+    prohibited radioactive registered salt star-struck tennis unlocked
+    warning wireless wood yin zzz""".split()
 )
 _BARE_NAMES = frozenset(
-    """mount fuji|tokyo tower|ping pong|santa claus|mrs. claus|mx claus|no entry|passport control
-    |baggage claim|left luggage|currency exchange|dashing away|rolling on the floor laughing
-    |thumbs up|thumbs down|palms up together|not found|yin yang|high voltage|currency exchange
-    |field hockey|ice hockey|vibration mode|performing arts|potable water|non-potable water
-    |horse racing|breast-feeding|part alternation mark""".replace("\n", "").split("|")
+    name.strip()
+    for name in """baggage claim; breast-feeding; canned food; currency exchange; dashing away; field hockey;
+    high voltage; horse racing; ice hockey; left luggage; mount fuji; mrs. claus; mx claus;
+    no entry; non-potable water; palms up together; part alternation mark; passport control;
+    performing arts; ping pong; potable water; pouring liquid; rolling on the floor laughing;
+    santa claus; soap; thumbs down; thumbs up; tokyo tower; vibration mode; yin yang""".split(";")
 )
 _BARE_ENDINGS = frozenset(
-    """bacon bread broccoli butter clothes garlic luggage milk money popcorn poo rice sake salad
+    """bacon bread broccoli butter clothes garlic luggage milk money popcorn poo rice sake
     spaghetti sushi tea traffic water wood yarn people men women o'clock thirty fries""".split()
 )
 _SINGULAR_ENDINGS = ("ss", "us", "is", "'s")
-_SINGULAR = frozenset("atlas canvas christmas gas lens plus chess news".split())
+_SINGULAR = frozenset("atlas canvas christmas gas lens plus chess news rhinoceros".split())
+_ACTORS = ("man", "woman", "person", "face", "head")
+_COLOURS = frozenset(
+    "white black gray grey red orange yellow green blue light purple pink brown".split()
+)
 _PLURALS = {
     "bison": "bison",
+    "blowfish": "blowfish",
+    "buffalo": "buffalo",
     "child": "children",
     "deer": "deer",
+    "die": "dice",
+    "elf": "elves",
     "fish": "fish",
     "foot": "feet",
     "goose": "geese",
+    "jellyfish": "jellyfish",
     "knife": "knives",
     "leaf": "leaves",
     "man": "men",
+    "merman": "mermen",
+    "merperson": "merpeople",
+    "moose": "moose",
     "mouse": "mice",
     "ox": "oxen",
     "person": "people",
     "potato": "potatoes",
     "sheep": "sheep",
+    "snowman": "snowmen",
     "squid": "squid",
+    "superhero": "superheroes",
     "tomato": "tomatoes",
     "tooth": "teeth",
     "wolf": "wolves",
@@ -68,13 +83,17 @@ _PLURALS = {
 
 def head_of(name: str) -> str:
     """The part of a name that decides its number: "cloud" of "cloud with rain"."""
-    return _AFTER_HEAD.split(f"{name} ", maxsplit=1)[0].strip()
+    head = _AFTER_HEAD.split(f"{name} ", maxsplit=1)[0].strip()
+    words = head.split(" ")
+    if words[0] in _ACTORS and len(words) > 1 and words[1].endswith("ing"):
+        return words[0]
+    return head
 
 
 def is_plural(name: str) -> bool:
     """Whether the name speaks of several things, or of one that English counts as several."""
     last = head_of(name).split(" ")[-1]
-    if last in _SINGULAR or last.endswith(_SINGULAR_ENDINGS):
+    if last != "skis" and (last in _SINGULAR or last.endswith(_SINGULAR_ENDINGS)):
         return False
     return last.endswith("s") or last in ("people", "men", "women", "children", "feet", "teeth")
 
@@ -93,7 +112,7 @@ def article(phrase: str) -> str:
 
 def takes_no_article(name: str) -> bool:
     """Whether a name stands alone: plurals, signs of the zodiac, stuffs, hours and the like."""
-    if is_plural(name) or name in _BARE or name in _BARE_NAMES:
+    if is_plural(name) or name in _BARE or head_of(name) in _BARE_NAMES or name in _BARE_NAMES:
         return True
     if name.startswith(("no ", "keycap ", "input ", "face in ")) and name != "face in clouds":
         return True
@@ -102,11 +121,17 @@ def takes_no_article(name: str) -> bool:
 
 
 @cache
-def noun_phrase(name: str) -> str:
-    """A name as it stands in a sentence: "a red apple", "an owl", "grapes", "the flag of japan"."""
-    if _THE.match(name):
-        return f"the {name}"
-    return name if takes_no_article(name) else f"{article(name)} {name}"
+def noun_phrase(name: str, adjective: str = "") -> str:
+    """A name as it stands in a sentence: "a red apple", "an owl", "grapes", "the flag of japan".
+
+    adjective: put before the name, such as "small" or an icon's colour.
+    """
+    phrase = f"{adjective} {name}".strip()
+    if takes_no_article(name):
+        return phrase
+    if _THE.match(phrase):
+        return f"the {phrase}"
+    return f"{article(phrase)} {phrase}"
 
 
 @cache
@@ -127,16 +152,17 @@ def plural_of(name: str) -> str | None:
     return f"{before}{last}s"
 
 
-def counted_phrase(name: str, count: int) -> str:
+def counted_phrase(name: str, count: int, adjective: str = "") -> str:
     """ "two red apples", or "two copies of grapes" where the name forms no plural; count 2 or 3."""
-    plural = plural_of(name)
-    number = NUMBER_WORDS[count]
-    return f"{number} {plural}" if plural else f"{number} copies of {noun_phrase(name)}"
+    plural, number = plural_of(name), NUMBER_WORDS[count]
+    if plural is None:
+        return f"{number} copies of {noun_phrase(name, adjective)}"
+    return " ".join(filter(None, (number, adjective, plural)))
 
 
-def tinted(name: str, tint: str | None) -> str:
-    """ "red house" for an icon drawn in one colour; the name itself without a tint."""
-    return f"{tint} {name}" if tint else name
+def keyword_fits(word: str) -> bool:
+    """Whether a keyword can stand for the name: no plural of one thing, and no colour."""
+    return word not in _COLOURS and not is_plural(word)
 
 
 def on_background(subject: str, background: str) -> str:
@@ -170,11 +196,11 @@ def make_caption(
         tint: the colour of an icon.
     """
     if drawing.style == "icon" and background is None and rng.random() < 0.5:
-        name = tinted(drawing.name, tint)
+        name = f"{tint} {drawing.name}" if tint else drawing.name
         return f"{article(name)} {name} icon"
-    subject = noun_phrase(tinted(drawing.name, tint))
+    subject = noun_phrase(drawing.name, tint or "")
     if tint is None and rng.random() < KEYWORD_SHARE:
-        words = [word for word in drawing.keywords if not is_plural(word)]
+        words = [word for word in drawing.keywords if keyword_fits(word)]
         subject = words[int(rng.integers(len(words)))] if words else subject
     if background is not None:
         subject = on_background(subject, background)
@@ -191,22 +217,21 @@ def all_captions(drawings: Iterable[Drawing]) -> list[str]:
     colours, tints, places = tuple(BACKGROUNDS), tuple(TINTS), tuple(PLACE_WORDS)
     captions: dict[str, None] = {}
     for number, drawing in enumerate(d for d in drawings if not d.held_out):
-        style, colour = drawing.style, colours[number % len(colours)]
-        place = places[number % len(places)]
-        name = drawing.name
-        if style == "icon":
-            name = tinted(name, tints[number % len(tints)])
-            captions[f"{article(name)} {name} icon"] = None
-        subject = noun_phrase(name)
+        style, name = drawing.style, drawing.name
+        colour, place = colours[number % len(colours)], places[number % len(places)]
+        tint = tints[number % len(tints)] if style == "icon" else ""
         kind = "icon" if style == "icon" else f"{style} emoji"
+        subject = noun_phrase(name, tint)
         texts = (
             subject,
             f"{subject}, {style} style",
             f"{kind} of {subject}",
             on_background(subject, colour),
-            f"{kind} of {counted_phrase(name, 2 + number % 2)}",
-            f"{noun_phrase(f'small {name}')} {place}, {style} style",
+            f"{kind} of {counted_phrase(name, 2 + number % 2, tint)}",
+            f"{noun_phrase(name, f'small {tint}'.strip())} {place}, {style} style",
         )
         captions.update(dict.fromkeys(texts))
         captions.update(dict.fromkeys(drawing.keywords))
+        if style == "icon":
+            captions[f"{article(tint)} {tint} {name} icon"] = None
     return list(captions)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .captions import counted_phrase, make_caption, noun_phrase, on_background, styled, tinted
+from .captions import counted_phrase, make_caption, noun_phrase, on_background, styled
 from .drawings import Drawing
 
 BACKGROUNDS = {
@@ -160,16 +160,19 @@ def caption_scene(
     background = scene.background if told else None
     if scene.kind in ("plain", "colour"):
         return make_caption(things[0], rng, background, tints[0])
-    names = [tinted(thing.name, tint) for thing, tint in zip(things, tints, strict=True)]
+    name, tint = things[0].name, tints[0] or ""
     if scene.kind == "placed":
         size = "small " if rng.random() < 0.5 else ""
-        subject = f"{noun_phrase(size + names[0])} {scene.arrangement}"
+        subject = f"{noun_phrase(name, (size + tint).strip())} {scene.arrangement}"
     elif scene.kind == "copies":
-        subject = counted_phrase(names[0], len(scene.boxes))
+        subject = counted_phrase(name, len(scene.boxes), tint)
         if rng.random() < 0.5:
             subject = f"{subject} {scene.arrangement}".strip()
     else:
-        subject = _pair_words(scene.arrangement, *map(noun_phrase, names), rng)
+        phrases = [
+            noun_phrase(thing.name, tint or "") for thing, tint in zip(things, tints, strict=True)
+        ]
+        subject = _pair_words(scene.arrangement, *phrases, rng)
     if background is not None:
         subject = on_background(subject, background)
     return styled(subject, things[0].style, rng)

@@ -180,7 +180,7 @@ def plain_text(text: str) -> str:
 
 
 _COUNTRY_WITH_THE = re.compile(
-    r"islands?$|^united |republic$|territor|^(bahamas|gambia|maldives|netherlands|philippines"
+    r"islands$|^united |republic$|territor|^(bahamas|gambia|maldives|netherlands|philippines"
     r"|seychelles|comoros)$"
 )
 
