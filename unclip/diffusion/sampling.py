@@ -348,14 +348,11 @@ def _library_stepper(
     """A step by the library's own scheduler.step; eta is for DDIM only and already checked."""
     parameters = inspect.signature(scheduler.step).parameters
     ancestral = isinstance(scheduler, (DDPMScheduler, UnCLIPScheduler))
-    clip_range = _take_over_clipping(scheduler)
-    abar = _alphas_cumprod(scheduler) if clip_range is not None else None
     timesteps = scheduler.timesteps
+    clip_output = _clipping_function(scheduler)
 
     def step_once(index: int, output: Tensor, x_t: Tensor, x_in: Tensor) -> Tensor:
-        if clip_range is not None:
-            level = _abar_at(abar, timesteps[index].item())
-            output = _clip_output(scheduler.config.prediction_type, output, x_in, level, clip_range)
+        output = clip_output(output, x_in, timesteps[index].item())
         last = index + 1 == len(timesteps)
         extra = {"generator": generators} if "generator" in parameters else {}
         if "prev_timestep" in parameters:
@@ -391,7 +388,38 @@ def _ddim_stepper(
     return step_once
 
 
-def _take_over_clipping(scheduler: SchedulerMixin) -> float | None:
+def _clipping_function(
+    scheduler: SchedulerMixin,
+) -> Callable[[Tensor, Tensor, float], Tensor]:
+    """clip_output(output, x_t, t): the prediction whose x_0_hat is clamped, ready for step().
+
+    Where denoise() has nothing to clip, output comes back as it is. Solvers that accept x_0_hat
+    itself are set to receive it, because eps says little about x_0 at the last timesteps.
+    """
+    kind = scheduler.config.prediction_type
+    clip_range = _range_to_clip(scheduler)
+    if clip_range is None:
+        return lambda output, x_t, t: output
+    takes_x_0 = "thresholding" in inspect.signature(type(scheduler).__init__).parameters
+    scheduler.register_to_config(
+        thresholding=False, prediction_type="sample" if takes_x_0 else kind
+    )
+    abar = _alphas_cumprod(scheduler)
+
+    def clip_output(output: Tensor, x_t: Tensor, t: float) -> Tensor:
+        level = _abar_at(abar, t)
+        x_0_hat = _x_0_hat(kind, output, x_t, level).clamp(-clip_range, clip_range)
+        if takes_x_0 or kind == "sample":
+            return x_0_hat
+        eps_hat = (x_t - math.sqrt(level) * x_0_hat) / math.sqrt(1 - level)
+        if kind == "epsilon":
+            return eps_hat
+        return math.sqrt(level) * eps_hat - math.sqrt(1 - level) * x_0_hat
+
+    return clip_output
+
+
+def _range_to_clip(scheduler: SchedulerMixin) -> float | None:
     """The range to which denoise() itself must clip x_0_hat, None where it must not.
 
     Solvers made with from_config() keep the clip_sample of the config they came from but ignore
@@ -402,27 +430,11 @@ def _take_over_clipping(scheduler: SchedulerMixin) -> float | None:
     if ancestral or config.get("use_flow_sigmas", False):
         return None
     if config.get("thresholding", False):
-        if config.get("sample_max_value", 1.0) > 1:
-            return None
-        scheduler.register_to_config(thresholding=False, clip_sample=False)
-        return 1.0
+        return 1.0 if config.get("sample_max_value", 1.0) <= 1 else None
     clips_itself = "clip_sample" in inspect.signature(type(scheduler).__init__).parameters
     if clips_itself or not config.get("clip_sample", False):
         return None
     return config.get("clip_sample_range", 1.0)
-
-
-def _clip_output(
-    prediction_type: str, output: Tensor, x_t: Tensor, abar: float, clip_range: float
-) -> Tensor:
-    """The prediction whose x_0_hat is that of output clamped to [-clip_range, clip_range]."""
-    x_0_hat = _x_0_hat(prediction_type, output, x_t, abar).clamp(-clip_range, clip_range)
-    if prediction_type == "sample":
-        return x_0_hat
-    eps_hat = (x_t - math.sqrt(abar) * x_0_hat) / math.sqrt(1 - abar)
-    if prediction_type == "epsilon":
-        return eps_hat
-    return math.sqrt(abar) * eps_hat - math.sqrt(1 - abar) * x_0_hat
 
 
 def _x_0_hat(prediction_type: str, output: Tensor, x_t: Tensor, abar: float) -> Tensor:
