@@ -32,7 +32,8 @@ _BARE = frozenset(
 )
 _BARE_NAMES = frozenset(
     name.strip()
-    for name in """baggage claim; breast-feeding; canned food; currency exchange; dashing away; field hockey;
+    for name in """
+    baggage claim; breast-feeding; canned food; currency exchange; dashing away; field hockey;
     high voltage; horse racing; ice hockey; left luggage; mount fuji; mrs. claus; mx claus;
     no entry; non-potable water; palms up together; part alternation mark; passport control;
     performing arts; ping pong; potable water; pouring liquid; rolling on the floor laughing;

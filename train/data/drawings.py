@@ -84,6 +84,19 @@ class Drawing:
         )
 
 
+def evaluation_drawings(drawings: list[Drawing]) -> list[Drawing]:
+    """Held-out drawings whose concept the two other families show in training."""
+    trained = {(d.concept, d.family) for d in drawings if d.shared and not d.held_out}
+    return [
+        drawing
+        for drawing in drawings
+        if drawing.held_out
+        and all(
+            (drawing.concept, family) in trained for family in FAMILIES if family != drawing.family
+        )
+    ]
+
+
 def base_concept(drawing: Drawing) -> str:
     """The concept, for people with the skin tone left out: "artist-dark-skin-tone" -> "artist"."""
     match = _TONE_SUFFIX.match(drawing.concept) if drawing.category == PEOPLE else None
