@@ -220,7 +220,8 @@ class Names:
             for form in (row, *row.get("skins", ())):
                 entry = (name_of_label(form["label"]), tuple(word for word in words if word))
                 self.by_code[_bare_code(form["hexcode"])] = entry
-                self.by_slug.setdefault(_slug(form["label"]), entry)
+                if not form["label"].endswith(("#", "*")):
+                    self.by_slug.setdefault(_slug(form["label"]), entry)
 
     def find(self, concept: str, code: str | None) -> tuple[str, tuple[str, ...]]:
         """Name and keywords of an icon; the id with spaces and no keywords when unknown."""
