@@ -31,7 +31,7 @@ MAX_HELP_SECONDS = 0.5
 HEAVY = {"torch", "diffusers", "transformers", "accelerate"}
 
 # What each package may import of this project; the longest name that fits a module counts.
-PREVIEWS = ["unclip_train.previews"]
+USERS_OF_THE_PIPELINE = ["unclip_train.assembly"]  # it puts trained stages together
 TRAINING = ["unclip_train", "unclip_configs", "unclip.models", "unclip.diffusion", "unclip.metrics"]
 MAY_IMPORT = {
     "unclip": ["unclip"],
@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "unclip.pipeline": ["unclip.pipeline", "unclip.models", "unclip.diffusion"],
     "unclip_configs": [],
     "unclip_train": TRAINING,
-    **{name: [*TRAINING, "unclip.pipeline"] for name in PREVIEWS},
+    **{name: [*TRAINING, "unclip.pipeline"] for name in USERS_OF_THE_PIPELINE},
     "unclip_sample": ["unclip_sample", "unclip_configs", "unclip.pipeline", "unclip.metrics"],
 }
 

@@ -5,11 +5,12 @@ Shapes: B batch, D embedding.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, models, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPConfig as HFClipConfig
 from transformers import CLIPModel, CLIPTokenizer
@@ -103,7 +104,7 @@ def train_tokenizer(captions: list[str], vocab_size: int) -> CLIPTokenizer:
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.normalizer = blank.backend_tokenizer.normalizer
     learner.pre_tokenizer = blank.backend_tokenizer.pre_tokenizer
-    symbols = sorted(byte_symbols())
+    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())  # the 256 characters for bytes
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 2,
         initial_alphabet=symbols,
@@ -111,7 +112,7 @@ def train_tokenizer(captions: list[str], vocab_size: int) -> CLIPTokenizer:
         show_progress=False,
     )
     learner.train_from_iterator(captions, trainer)
-    merges = _merges(learner)
+    merges = _merges(learner)[: vocab_size - 2 * len(symbols) - 2]
     alphabet = symbols + [symbol + "</w>" for symbol in symbols]
     merged = list(dict.fromkeys("".join(pair) for pair in merges))
     words = alphabet + [word for word in merged if word not in set(alphabet)]
@@ -120,14 +121,5 @@ def train_tokenizer(captions: list[str], vocab_size: int) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocab, merges=merges)
 
 
-def byte_symbols() -> list[str]:
-    """The 256 characters that stand for bytes in byte-level vocabularies."""
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    return ByteLevel.alphabet()
-
-
 def _merges(learner: Tokenizer) -> list[tuple[str, str]]:
-    import json
-
     return [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]

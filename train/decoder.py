@@ -112,9 +112,13 @@ def make_stage(config: DecoderConfig, preview_batch: dict) -> DecoderStage:
     if config.init:
         network = Decoder.from_pretrained(config.init)
     else:
+        arguments = dict(config.network)
+        if arguments.get("text_encoder"):  # it reads the tokens of CLIP's tokenizer
+            words = {"vocab_size": len(clip.tokenizer), "context": clip.context}
+            arguments["text_encoder"] = {**arguments["text_encoder"], **words}
         network = build_network(
             Decoder,
-            config.network,
+            arguments,
             embedding_dim=clip.embedding_dim,
             context=clip.context,
             text_states_dim=clip.model.config.text_config.hidden_size,

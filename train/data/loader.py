@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import torch
@@ -63,9 +64,16 @@ def make_loader(dataset: Dataset, sampler: PositionSampler, workers: int) -> Dat
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=collate,
+        worker_init_fn=leave_signals_to_parent if workers else None,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
     )
+
+
+def leave_signals_to_parent(worker: int) -> None:
+    """A stopped run still needs its workers for the update in progress."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def collate(samples: list[dict]) -> dict:

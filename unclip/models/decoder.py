@@ -70,8 +70,8 @@ class Decoder(ModelMixin, ConfigMixin):
     ):
         super().__init__()
         check_decoder(size, stem, channels, attention_levels, head_dim, context, prediction)
-        self.text_encoder = TextTransformer(**text_encoder) if text_encoder else None
-        states_dim = self.text_encoder.config.width if text_encoder else text_states_dim
+        self.text_transformer = TextTransformer(**text_encoder) if text_encoder else None
+        states_dim = self.text_transformer.config.width if text_encoder else text_states_dim
         self.text_proj = UnCLIPTextProjModel(
             clip_embeddings_dim=embedding_dim,
             time_embed_dim=channels[0] * 4,
@@ -124,8 +124,8 @@ class Decoder(ModelMixin, ConfigMixin):
             [B, 3, S, S], or [B, 6, S, S] with the learned variance in the last three channels.
         """
         z_txt, text_states = text.z_txt, text.text_states
-        if self.text_encoder is not None:
-            text_states, z_txt = self.text_encoder(text.tokens, text.text_mask)
+        if self.text_transformer is not None:
+            text_states, z_txt = self.text_transformer(text.tokens, text.text_mask)
         context, time = self.text_proj(z_img * self.config.z_img_scale, z_txt, text_states)
         extra_tokens = context.shape[1] - text.text_mask.shape[1]
         mask = F.pad(text.text_mask, (extra_tokens, 0), value=True)  # [B, 4 + L]

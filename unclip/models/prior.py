@@ -66,8 +66,10 @@ class Prior(ModelMixin, ConfigMixin):
             dropout=dropout,
         )
         scale = PAPER_SCALE_PER_DIM * math.sqrt(embedding_dim)
-        std = 1 / scale if normalization == "scale" else 1.0
-        self.set_statistics(torch.zeros(embedding_dim), torch.full((embedding_dim,), std))
+        std = 1 / scale if normalization == "scale" else 1.0  # the library's own is 0
+        torch.nn.init.constant_(self.transformer.clip_std, std)
+        for statistic in (self.transformer.clip_mean, self.transformer.clip_std):
+            statistic.requires_grad_(False)
         torch.nn.init.normal_(self.transformer.positional_embedding, std=0.02)
         torch.nn.init.normal_(self.transformer.prd_embedding, std=0.02)
 
@@ -82,8 +84,6 @@ class Prior(ModelMixin, ConfigMixin):
             raise ValueError("std must be positive and finite in every dimension")
         self.transformer.clip_mean.copy_(mean.view(1, -1))
         self.transformer.clip_std.copy_(std.view(1, -1))
-        self.transformer.clip_mean.requires_grad_(False)
-        self.transformer.clip_std.requires_grad_(False)
 
     def normalize(self, z_img: Tensor) -> Tensor:
         """z_img [B, D] as CLIP gives it -> the space in which diffusion runs: (z - mean) / std."""

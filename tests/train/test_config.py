@@ -1,0 +1,109 @@
+"""Configs: what is shipped is valid; what is wrong is named."""
+
+import pytest
+
+from unclip import Decoder, Prior, Upsampler
+from unclip_train.config import (
+    SCHEMAS,
+    ConfigError,
+    build_network,
+    config_path,
+    load_config,
+    save_config,
+)
+
+SHIPPED = sorted(
+    f"{path.parent.name}/{path.stem}" for path in config_path("tiny/clip").parents[1].glob("*/*.yaml")
+)
+
+
+def stage_of(name: str) -> str:
+    return name.split("/")[-1].split("_")[0]
+
+
+def test_every_family_has_every_stage():
+    stages = {"clip", "prior", "decoder", "upsampler_256", "upsampler_1024"}
+    for family in ("emoji", "dalle2", "tiny"):
+        assert {name.split("/")[1] for name in SHIPPED if name.startswith(family)} == stages
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_config_is_valid_and_builds(name):
+    import torch
+
+    config = load_config(stage_of(name), name)
+    classes = {"prior": Prior, "decoder": Decoder, "upsampler": Upsampler}
+    if stage_of(name) in classes:
+        with torch.device("meta"):
+            network = build_network(classes[stage_of(name)], config.network)
+        assert sum(parameter.numel() for parameter in network.parameters()) > 10_000
+
+
+@pytest.mark.parametrize(
+    ("name", "published", "tolerance"),
+    [("decoder", 3.5e9, 0.1), ("upsampler_256", 700e6, 0.1), ("upsampler_1024", 300e6, 0.15)],
+)
+def test_paper_sizes(name, published, tolerance):
+    """The dalle2 configs have the sizes of table 3."""
+    import torch
+
+    config = load_config(stage_of(name), f"dalle2/{name}")
+    network_class = Decoder if name == "decoder" else Upsampler
+    extra = {"embedding_dim": 1024} if name == "decoder" else {}
+    with torch.device("meta"):
+        network = build_network(network_class, config.network, **extra)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    assert abs(count / published - 1) < tolerance
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["run.stepz=3"], ["stepz", "steps"]),
+        (["optimizer.lrr=1"], ["lrr", "lr"]),
+        (["optimizer.lr=nan"], ["optimizer.lr"]),
+        (["optimizer.lr=fast"], ["optimizer.lr"]),
+        (["run.steps=-5"], ["run.steps"]),
+        (["run.batch_size=0"], ["run.batch_size"]),
+        (["run.precision=fp8"], ["run.precision", "bf16"]),
+        (["optimizer.decay=exponential"], ["optimizer.decay", "cosine"]),
+        (["drop_text=1.5"], ["drop_text"]),
+        (["data.plain_share=-0.1"], ["data.plain_share"]),
+        (["steps"], ["key=value"]),
+        (["output=${oc.env:HF_TOKEN}"], ["secrets"]),
+    ],
+)
+def test_mistakes_are_named(overrides, words):
+    with pytest.raises(ConfigError) as error:
+        load_config("decoder", "tiny/decoder", overrides)
+    line = str(error.value)
+    assert "\n" not in line
+    for word in words:
+        assert word in line
+
+
+def test_unknown_network_argument_names_the_nearest():
+    with pytest.raises(ConfigError, match="channles.*channels"):
+        build_network(Decoder, {"channles": [32]})
+
+
+def test_network_arguments_that_do_not_fit_are_named():
+    with pytest.raises(ConfigError, match="head_dim"):
+        build_network(Decoder, {"channels": [32, 48], "attention_levels": [False, True]})
+    with pytest.raises(ConfigError, match="stem"):
+        build_network(Upsampler, {"stem": 4})
+
+
+def test_missing_file_lists_the_installed_ones():
+    with pytest.raises(ConfigError, match="emoji/decoder"):
+        load_config("decoder", "nowhere.yaml")
+
+
+def test_saved_config_loads_again(tmp_path):
+    config = load_config("decoder", "emoji/decoder", ["run.steps=7"])
+    save_config(config, tmp_path / "run.yaml")
+    assert load_config("decoder", tmp_path / "run.yaml") == config
+
+
+def test_schemas_cover_the_stages():
+    assert set(SCHEMAS) == {"clip", "prior", "decoder", "upsampler"}

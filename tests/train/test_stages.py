@@ -1,0 +1,108 @@
+"""Every stage learns: its tiny config overfits one batch, with the conditions it should see."""
+
+import pytest
+import torch
+
+from unclip import CLIP
+from unclip.diffusion.sampling import child_generators
+from unclip_train.cli import make_stage
+from unclip_train.data.loader import collate
+from unclip_train.engine import make_optimizer
+
+
+def overfit(stage, dataset, steps: int, positions=range(8)) -> tuple[float, float, dict]:
+    """Mean loss over the first and the last tenth of steps on one batch with fixed draws."""
+    from unclip_train.config import OptimizerConfig
+
+    batch = collate([dataset[position] for position in positions])
+    optimizer = make_optimizer(stage.network.train(), OptimizerConfig(lr=3e-3))
+    losses = []
+    for step in range(steps):
+        generators = child_generators(list(range(step % 4 * 8, step % 4 * 8 + 8)), "overfit")
+        parts = stage.loss(stage.network, batch, generators)
+        optimizer.zero_grad()
+        parts["loss"].backward()
+        optimizer.step()
+        losses.append(parts["loss"].item())
+    tenth = max(4, steps // 10)
+    return sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth, parts
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "ratio"),
+    [
+        ("clip", 60, 0.5),
+        ("prior", 80, 0.3),
+        ("decoder", 120, 0.4),
+        ("upsampler_256", 80, 0.5),
+        ("upsampler_1024", 60, 0.7),
+    ],
+)
+def test_overfits_one_batch(name, steps, ratio, tiny_config, tiny_clip):
+    stage_name = name.split("_")[0]
+    overrides = [f"clip={tiny_clip}"] if stage_name in ("prior", "decoder") else []
+    config = tiny_config(stage_name, *overrides, name=name)
+    stage, dataset = make_stage(stage_name, config)
+    first, last, _ = overfit(stage, dataset, steps)
+    assert last < ratio * first, f"{name}: {first:.4f} -> {last:.4f}"
+
+
+def test_held_out_drawings_are_in_no_batch(tiny_config, tiny_clip):
+    for name in ("clip", "prior", "decoder"):
+        overrides = [] if name == "clip" else [f"clip={tiny_clip}"]
+        _, dataset = make_stage(name, tiny_config(name, *overrides))
+        seen = {dataset[position]["id"] for position in range(4 * len(dataset))}
+        assert len(seen) == 15 and "noto/black-ring" not in seen
+    _, dataset = make_stage("upsampler", tiny_config("upsampler", name="upsampler_256"))
+    assert "noto/black-ring" not in {drawing.id for drawing in dataset.drawings}
+
+
+def test_captions_have_their_own_embeddings(tiny_clip):
+    clip = CLIP.from_pretrained(tiny_clip)
+    text = clip.encode_text(["a red circle", "a blue circle", "a red square", ""])
+    distances = torch.cdist(text.z_txt, text.z_txt) + torch.eye(4)
+    assert distances.min() > 1e-3
+
+
+def test_decoder_drops_conditions_independently(tiny_config, tiny_clip):
+    """At 10 % and 50 % as configured, the network sees null embeddings and empty captions."""
+    stage, dataset = make_stage("decoder", tiny_config("decoder", f"clip={tiny_clip}"))
+    with torch.no_grad():
+        stage.network.text_proj.learned_classifier_free_guidance_embeddings.fill_(7.0)
+    empty = stage.clip.encode_text([""]).tokens[0]
+    seen = {"z_img": [], "text": []}
+
+    def spy(x_t, t, z_img, text):
+        seen["z_img"] += (z_img == 7.0).all(1).tolist()
+        seen["text"] += (text.tokens == empty).all(1).tolist()
+        return torch.zeros(len(x_t), 6, 16, 16)
+
+    spy.parameters = stage.network.parameters
+    batch = collate([dataset[position % 15] for position in range(500)])
+    for start in (0, 500, 1000, 1500):
+        stage.loss(spy, batch, child_generators(list(range(start, start + 500)), "drops"))
+    no_z_img, no_text = torch.tensor(seen["z_img"]), torch.tensor(seen["text"])
+    assert abs(no_z_img.float().mean() - 0.1) < 0.02
+    assert abs(no_text.float().mean() - 0.5) < 0.03
+    assert abs((no_z_img & no_text).float().mean() - 0.05) < 0.015
+
+
+def test_prior_statistics_normalise_the_data(tiny_config, tiny_clip):
+    stage, dataset = make_stage("prior", tiny_config("prior", f"clip={tiny_clip}"))
+    batch = collate([dataset[position] for position in range(64)])
+    z = stage.network.normalize(stage.clip.encode_image(batch["image"].float() / 127.5 - 1))
+    assert z.mean(0).abs().max() < 1e-3
+    assert (z.std(0) - 1).abs().max() < 1e-2
+    assert torch.allclose(
+        stage.network.normalize(stage.network.denormalize(z)), z, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("name", ["decoder", "upsampler_256"])
+def test_preview_is_a_sheet_of_pictures(name, tiny_config, tiny_clip):
+    stage_name = name.split("_")[0]
+    overrides = [f"clip={tiny_clip}"] if stage_name == "decoder" else []
+    stage, _ = make_stage(stage_name, tiny_config(stage_name, *overrides, name=name))
+    with torch.no_grad():
+        sheet = stage.preview(stage.network.eval())
+    assert sheet.size == ((8 * 16, 2 * 16) if stage_name == "decoder" else (8 * 16, 3 * 16))

@@ -1,0 +1,36 @@
+"""From the runs of the stages to one model that the pipeline loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+REQUIRED = ("clip", "prior", "decoder")
+OPTIONAL = ("upsampler_256", "upsampler_1024")
+
+
+def assemble_model(runs: Path, output: Path, dtype: str = "bf16") -> Path:
+    """Write the averaged networks of runs/<stage>/model as one pipeline folder.
+
+    Args:
+        runs: holds a run folder for each of clip, prior, decoder and, where trained, the upsamplers.
+        output: folder to write; it must not exist yet, or be empty.
+        dtype: of the stored weights, "bf16" or "fp32".
+
+    Raises:
+        FileNotFoundError: naming the stage that has not been trained.
+        FileExistsError: when output already holds something.
+    """
+    import torch
+
+    from unclip import UnCLIPPipeline
+
+    stages = {stage: runs / stage / "model" for stage in (*REQUIRED, *OPTIONAL)}
+    for stage in REQUIRED:
+        if not (stages[stage] / "config.json").is_file():
+            raise FileNotFoundError(f"--runs: no trained {stage} in {stages[stage]}")
+    found = {stage: path for stage, path in stages.items() if (path / "config.json").is_file()}
+    if output.exists() and any(output.iterdir()):
+        raise FileExistsError(f"--output: {output} is not empty")
+    pipeline = UnCLIPPipeline.from_stages(**found)
+    pipeline.save_pretrained(output, dtype={"bf16": torch.bfloat16, "fp32": None}[dtype])
+    return output
