@@ -12,7 +12,7 @@ def assemble_model(runs: Path, output: Path, dtype: str = "bf16") -> Path:
     """Write the averaged networks of runs/<stage>/model as one pipeline folder.
 
     Args:
-        runs: holds a run folder for each of clip, prior, decoder and, where trained, the upsamplers.
+        runs: holds a run folder for each of clip, prior and decoder, and for trained upsamplers.
         output: folder to write; it must not exist yet, or be empty.
         dtype: of the stored weights, "bf16" or "fp32".
 

@@ -21,7 +21,9 @@ from torch import Tensor
 MANIFEST = "manifest.json"
 
 
-def save_checkpoint(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], **facts) -> Path:
+def save_checkpoint(
+    folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], **facts
+) -> Path:
     """Write folder/step-NNNNNNNN with one safetensors file for each entry of tensors.
 
     Args:
@@ -55,7 +57,7 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, dict[str, Tensor
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose files match its manifest; broken ones are named and passed over."""
+    """The newest checkpoint that is as its manifest says; broken ones are warned of."""
     for path in sorted(folder.glob("step-*"), reverse=True):
         fault = find_fault(path)
         if fault is None:

@@ -35,7 +35,7 @@ class ClipStage:
     def loss(
         self, network: nn.Module, batch: dict, generators: list[torch.Generator]
     ) -> dict[str, Tensor]:
-        """Cross entropy over the pairs of the batch, both ways, and how often the nearest is right."""
+        """Cross entropy over the batch's pairs, both ways, and how often the nearest is right."""
         device = next(network.parameters()).device
         z_img, z_txt, logit_scale = network(to_unit_range(batch["image"], device), batch["caption"])
         logits = z_img @ z_txt.T  # [B, B]

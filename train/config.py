@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 
@@ -244,7 +244,9 @@ def check_values(config: Any, prefix: str = "") -> None:
 
 def build_network(network_class: type, arguments: dict[str, Any], **fixed: Any):
     """Build a network from a config's mapping, refusing arguments that its class does not have."""
-    known = [name for name in inspect.signature(network_class.__init__).parameters if name != "self"]
+    known = [
+        name for name in inspect.signature(network_class.__init__).parameters if name != "self"
+    ]
     for name in arguments:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)

@@ -53,8 +53,7 @@ class DecoderStage:
         no_text = drop_mask(self.config.drop_text, generators).tolist()
         no_z_img = drop_mask(self.config.drop_z_img, generators).to(device)
         captions = [
-            "" if drop else caption
-            for drop, caption in zip(no_text, batch["caption"], strict=True)
+            "" if drop else caption for drop, caption in zip(no_text, batch["caption"], strict=True)
         ]
         with torch.no_grad():
             z_img = self.clip.encode_image(x_0)  # [B, D]

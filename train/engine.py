@@ -64,7 +64,9 @@ class Stopped(Exception):
     """A signal asked the run to stop; everything is saved."""
 
     def __init__(self, signal_number: int, step: int):
-        super().__init__(f"stopped by {signal.Signals(signal_number).name} after step {step}, saved")
+        super().__init__(
+            f"stopped by {signal.Signals(signal_number).name} after step {step}, saved"
+        )
         self.exit_code = 128 + signal_number
 
 
@@ -130,7 +132,9 @@ class Engine:
 
     def update(self, batches) -> dict[str, float]:
         """One step of the optimizer over all micro-batches of an update."""
-        torch.manual_seed(child_generators([self.step], f"dropout/{self.run.seed}")[0].initial_seed())
+        torch.manual_seed(
+            child_generators([self.step], f"dropout/{self.run.seed}")[0].initial_seed()
+        )
         set_learning_rate(self.optimizer, self.config.optimizer, self.step, self.run.steps)
         sums: dict[str, float] = {}
         for _ in range(self.run.gradient_accumulation):
@@ -260,7 +264,7 @@ class Averaged:
 
 
 class Log:
-    """Means since the last line, to the terminal, to log.jsonl and to tensorboard where installed."""
+    """Means since the last line: to the terminal, log.jsonl and tensorboard (if installed)."""
 
     def __init__(self, engine: Engine, first_step: int):
         self.engine, self.first_step, self.sums = engine, first_step, {}
@@ -322,7 +326,7 @@ def make_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.A
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
-    """Linear warm-up, then constant, or falling to 0 at the last step by a line or a half cosine."""
+    """Linear warm-up, then constant, or falling to 0 at the end by a line or half a cosine."""
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     progress = max(0, step - config.warmup_steps) / max(1, steps - config.warmup_steps)
     decay = {

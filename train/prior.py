@@ -43,8 +43,7 @@ class PriorStage:
         self.clip.to(device)
         dropped = drop_mask(self.drop_text, generators).tolist()
         captions = [
-            "" if drop else caption
-            for drop, caption in zip(dropped, batch["caption"], strict=True)
+            "" if drop else caption for drop, caption in zip(dropped, batch["caption"], strict=True)
         ]
         with torch.no_grad():
             z_img = self.clip.encode_image(to_unit_range(batch["image"], device))

@@ -30,7 +30,7 @@ PREVIEW_STEPS = 8
 
 
 class UpsamplerStage:
-    """L_simple on crops, the small picture corrupted (DALL-E 2, section 2.1); no text, no guidance."""
+    """L_simple on crops, the small picture corrupted (DALL-E 2, section 2.1); no text."""
 
     name = "upsampler"
 
@@ -50,9 +50,7 @@ class UpsamplerStage:
         noise_level = None
         if self.max_noise_level:  # Imagen's noise-conditioning augmentation
             noise_level = draw_timesteps(self.max_noise_level + 1, generators, device)
-            x_low = q_sample(
-                self.schedule, x_low, noise_level, draw_noise_like(x_low, generators)
-            )
+            x_low = q_sample(self.schedule, x_low, noise_level, draw_noise_like(x_low, generators))
         t = draw_timesteps(self.schedule.num_steps, generators, device)
         eps = draw_noise_like(x_0, generators)
         x_t = q_sample(self.schedule, x_0, t, eps)

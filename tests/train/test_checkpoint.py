@@ -22,7 +22,9 @@ def test_round_trip(tmp_path, tensors):
     assert sorted(p.suffix for p in path.iterdir()) == [".json", ".safetensors", ".safetensors"]
 
 
-@pytest.mark.parametrize("fault", ["truncated", "missing", "altered", "no manifest", "bad manifest"])
+@pytest.mark.parametrize(
+    "fault", ["truncated", "missing", "altered", "no manifest", "bad manifest"]
+)
 def test_newest_valid_checkpoint_is_taken(tmp_path, tensors, fault):
     good = checkpoint.save_checkpoint(tmp_path, 1, tensors)
     bad = checkpoint.save_checkpoint(tmp_path, 2, tensors)

@@ -13,7 +13,8 @@ from unclip_train.config import (
 )
 
 SHIPPED = sorted(
-    f"{path.parent.name}/{path.stem}" for path in config_path("tiny/clip").parents[1].glob("*/*.yaml")
+    f"{path.parent.name}/{path.stem}"
+    for path in config_path("tiny/clip").parents[1].glob("*/*.yaml")
 )
 
 

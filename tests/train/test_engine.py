@@ -32,7 +32,9 @@ def losses(engine: Engine) -> list[float]:
 
 @pytest.mark.parametrize("name", STAGES)
 def test_resumed_run_equals_the_straight_one(name, tiny_config, tiny_clip, tmp_path):
-    straight = engine_for(name, tiny_config, tiny_clip, f"output={tmp_path / 'straight'}", "run.steps=5")
+    straight = engine_for(
+        name, tiny_config, tiny_clip, f"output={tmp_path / 'straight'}", "run.steps=5"
+    )
     straight.train()
     for steps in (2, 5):
         parts = engine_for(
@@ -47,7 +49,9 @@ def test_resumed_run_equals_the_straight_one(name, tiny_config, tiny_clip, tmp_p
 
 
 def test_workers_and_accumulation_change_nothing(tiny_config, tiny_clip, tmp_path):
-    plain = engine_for("upsampler_256", tiny_config, tiny_clip, f"output={tmp_path / 'a'}", "run.steps=3")
+    plain = engine_for(
+        "upsampler_256", tiny_config, tiny_clip, f"output={tmp_path / 'a'}", "run.steps=3"
+    )
     plain.train()
     other = engine_for(
         "upsampler_256", tiny_config, tiny_clip, f"output={tmp_path / 'b'}", "run.steps=3",
@@ -103,7 +107,9 @@ def test_init_begins_from_trained_weights(tiny_config, tiny_clip, tmp_path):
         f"init={first.folder / 'model'}",
     )  # fmt: skip
     assert second.step == 0
-    shadow = dict(zip(dict(first.bare_network.named_parameters()), first.ema.shadow_params, strict=True))
+    shadow = dict(
+        zip(dict(first.bare_network.named_parameters()), first.ema.shadow_params, strict=True)
+    )
     for name, parameter in second.bare_network.named_parameters():
         assert torch.allclose(parameter, shadow[name])
 

@@ -93,9 +93,7 @@ def test_prior_statistics_normalise_the_data(tiny_config, tiny_clip):
     z = stage.network.normalize(stage.clip.encode_image(batch["image"].float() / 127.5 - 1))
     assert z.mean(0).abs().max() < 1e-3
     assert (z.std(0) - 1).abs().max() < 1e-2
-    assert torch.allclose(
-        stage.network.normalize(stage.network.denormalize(z)), z, atol=1e-4
-    )
+    assert torch.allclose(stage.network.normalize(stage.network.denormalize(z)), z, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["decoder", "upsampler_256"])

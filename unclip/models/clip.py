@@ -1,6 +1,6 @@
 """CLIP: captions become z_txt, text states and a mask; pictures become z_img.
 
-Shapes: B batch, L tokens of a caption, W width of the text transformer, D embedding, S pixels a side.
+Shapes: B batch, L tokens of a caption, W width of its states, D embedding, S pixels a side.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer
 
-OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)  # pixel statistics that OpenAI's CLIP was trained with
+OPENAI_MEAN = (
+    0.48145466,
+    0.4578275,
+    0.40821073,
+)  # pixel statistics that OpenAI's CLIP was trained with
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -78,7 +82,7 @@ class CLIP(nn.Module):
         if pooled != tokenizer.eos_token_id:
             raise ValueError(
                 f"the CLIP model pools token {pooled} but its tokenizer ends a caption with "
-                f"{tokenizer.eos_token_id}: set text_config.eos_token_id to {tokenizer.eos_token_id}"
+                f"{tokenizer.eos_token_id}: set the text config's eos_token_id to that"
             )
         self.model = model
         self.tokenizer = tokenizer

@@ -1,0 +1,112 @@
+"""The decoder: every condition enters, padding does not, both text encoders work."""
+
+import pytest
+import torch
+
+from unclip import Decoder, UnCLIPTextProjModel
+
+TINY = dict(
+    embedding_dim=32, context=12, size=16, channels=(32, 32), num_blocks=1,
+    attention_levels=(False, True), head_dim=16, context_dim=32, dropout=0.0,
+)  # fmt: skip
+GLIDE = dict(text_encoder=dict(vocab_size=50, context=12, width=24, num_layers=1, num_heads=2))
+
+
+@pytest.fixture(params=["karlo", "glide"])
+def decoder(request, shaken):
+    torch.manual_seed(0)
+    return shaken(Decoder(**TINY, **(GLIDE if request.param == "glide" else {})))
+
+
+def run(decoder, text, z_img=None, t=500, x_t=None):
+    batch_size = len(text.z_txt)
+    if x_t is None:
+        x_t = torch.linspace(-1, 1, 3 * 256).view(1, 3, 16, 16).expand(batch_size, -1, -1, -1)
+    z_img = torch.ones(batch_size, 32) if z_img is None else z_img
+    with torch.no_grad():
+        return decoder(x_t, torch.full((batch_size,), t), z_img, text)
+
+
+def test_every_condition_matters(decoder, text):
+    base = text(8)
+    out = run(decoder, base)
+    assert out.shape == (1, 6, 16, 16)
+    assert not torch.allclose(out, run(decoder, base, t=100), atol=1e-3)
+    assert not torch.allclose(out, run(decoder, base, z_img=-torch.ones(1, 32)), atol=1e-3)
+    assert not torch.allclose(out, run(decoder, base, z_img=decoder.null_z_img(1)), atol=1e-3)
+    assert not torch.allclose(out, run(decoder, text(8, seed=1)), atol=1e-3)
+
+
+def test_padding_does_not_matter(decoder, text):
+    one = text(5)
+    states, tokens = one.text_states.clone(), one.tokens.clone()
+    states[:, 5:], tokens[:, 5:] = 100.0, 49
+    other = one._replace(text_states=states, tokens=tokens)
+    assert torch.allclose(run(decoder, one), run(decoder, other), atol=1e-4)
+
+
+def test_a_picture_does_not_depend_on_its_batch(decoder, text):
+    both = text(5, 9)
+    assert torch.allclose(run(decoder, both)[1:], run(decoder, both.select(slice(1, 2))), atol=1e-4)
+
+
+def test_stem_keeps_the_size(text, shaken):
+    decoder = shaken(
+        Decoder(**{**TINY, "size": 32}, stem=2, prediction="v", learned_variance=False)
+    )
+    x_t = torch.randn(1, 3, 32, 32)
+    assert run(decoder, text(4), x_t=x_t).shape == (1, 3, 32, 32)
+
+
+def test_save_and_load(decoder, text, tmp_path):
+    decoder.save_pretrained(tmp_path, max_shard_size="50KB")
+    loaded = Decoder.from_pretrained(tmp_path).eval()
+    for name, tensor in decoder.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    assert torch.allclose(run(loaded, text(6)), run(decoder, text(6)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"prediction": "x_0"}, "prediction"),
+        ({"head_dim": 20}, "head_dim"),
+        ({"size": 18}, None),
+        ({"size": 15}, "size"),
+        ({"attention_levels": (True,)}, "attention_levels"),
+        ({"context": 60}, "context"),  # 64 tokens beside the 64 cells of an 8 x 8 grid
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(change, named):
+    if named is None:
+        Decoder(**{**TINY, **change})
+        return
+    with pytest.raises(ValueError, match=named):
+        Decoder(**{**TINY, **change})
+
+
+def test_text_proj_equals_the_library_s():
+    """Names, shapes and result are those that Karlo's weights were made for."""
+    from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel as Reference
+
+    sizes = dict(clip_embeddings_dim=8, time_embed_dim=16, cross_attention_dim=12)
+    ours, reference = UnCLIPTextProjModel(**sizes), Reference(**sizes)
+    reference.load_state_dict(ours.state_dict())
+    z_img, z_txt, states = torch.randn(2, 8), torch.randn(2, 8), torch.randn(2, 5, 8)
+    expected = reference(
+        image_embeddings=z_img,
+        prompt_embeds=z_txt,
+        text_encoder_hidden_states=states,
+        do_classifier_free_guidance=False,
+    )
+    for one, other in zip(ours(z_img, z_txt, states), expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+    assert UnCLIPTextProjModel.__module__ == "unclip"
+
+
+def test_karlo_size():
+    """Karlo's decoder fits by construction; 885 M parameters and 716 tensors in the U-Net."""
+    with torch.device("meta"):
+        decoder = Decoder()
+    assert sum(p.numel() for p in decoder.unet.parameters()) == pytest.approx(885e6, rel=0.005)
+    assert len(decoder.unet.state_dict()) == 716
