@@ -19,7 +19,7 @@ _AFTER_HEAD = re.compile(
 )
 _LETTER_SAID_WITH_VOWEL = frozenset("aefhilmnorsx")
 _AN_DESPITE_CONSONANT = ("hour", "honest", "heir", "x-ray", "8", "11", "18", "sos ", "ng ", "mx ")
-_A_DESPITE_VOWEL = ("uni", "use", "usb", "utensil", "ufo", "ukul", "uv ", "one", "euro", "ewe", "once")
+_A_DESPITE_VOWEL = tuple("uni|use|usb|utensil|ufo|ukul|uv |one|once|euro|ewe".split("|"))
 _THE = re.compile(
     r"^(?:flag of|letter|statue of liberty|star of david|milky way|kaaba|sign of the horns)\b"
 )
