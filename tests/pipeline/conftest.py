@@ -1,0 +1,95 @@
+"""A tiny random pipeline with the sizes of the real one, and the folder it is saved in."""
+
+import pytest
+import torch
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+from unclip import CLIP, Decoder, Prior, UnCLIPPipeline, Upsampler
+
+CONTEXT = 16
+WIDTH = 32
+STEPS = {"prior": 3, "decoder": 3, "upsampler_256": 2, "upsampler_1024": 1}
+
+
+def byte_tokenizer() -> CLIPTokenizer:
+    """CLIP's tokenizer without merges: a token for each byte, another where a word ends."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    symbols = [chr(byte) for byte in printable] + [chr(256 + n) for n in range(len(others))]
+    words = [*symbols, *(f"{symbol}</w>" for symbol in symbols)]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(vocab={word: number for number, word in enumerate(words)}, merges=[])
+
+
+def make_clip() -> CLIP:
+    tokenizer = byte_tokenizer()
+    tower = {"hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": 2}
+    tower["num_attention_heads"] = 2
+    text = {
+        **tower,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": CONTEXT,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    vision = {**tower, "image_size": 32, "patch_size": 8}
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH)
+    return CLIP(CLIPModel(config).eval(), tokenizer, (0.5, 0.4, 0.3), (0.25, 0.2, 0.3))
+
+
+def make_stages() -> dict:
+    """Random networks of each stage, in which both the conditions and the noise show."""
+    common = {"num_blocks": 1, "dropout": 0.0, "prediction": "x_0"}
+    stages = {
+        "clip": make_clip(),
+        "prior": Prior(WIDTH, CONTEXT, num_layers=2, num_heads=2, head_dim=16),
+        "decoder": Decoder(
+            WIDTH,
+            CONTEXT,
+            stem=2,
+            channels=(32, 32),
+            num_blocks=1,
+            attention_levels=(False, True),
+            head_dim=16,
+            context_dim=32,
+            z_img_scale=WIDTH**0.5,
+        ),
+        "upsampler_256": Upsampler(256, stem=8, channels=(16, 16), norm_groups=8, **common),
+        "upsampler_1024": Upsampler(
+            1024, stem=16, channels=(8, 8), norm_groups=8, schedule="linear", **common
+        ),
+    }
+    stages["prior"].set_statistics(torch.randn(WIDTH) / 30, torch.rand(WIDTH) / 10 + 0.1)
+    for name in ("upsampler_256", "upsampler_1024"):
+        torch.nn.init.normal_(stages[name].unet.conv_out.weight, std=0.1)
+    return stages
+
+
+def make_pipe(**overrides) -> UnCLIPPipeline:
+    """A new tiny pipeline; overrides are arguments of from_stages."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        parts = {**make_stages(), "default_steps": STEPS, "default_guidance": 2.0, **overrides}
+        pipe = UnCLIPPipeline.from_stages(**parts)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="session")
+def pipe():
+    """A tiny pipeline that no test changes."""
+    return make_pipe()
+
+
+@pytest.fixture
+def own_pipe():
+    """A tiny pipeline, the same one, for a test to change."""
+    return make_pipe()
+
+
+@pytest.fixture(scope="session")
+def model_folder(pipe, tmp_path_factory):
+    """The tiny pipeline as a folder that no test changes."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    pipe.save_pretrained(folder, max_shard_size="100KB")
+    return folder

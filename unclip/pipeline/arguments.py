@@ -1,0 +1,366 @@
+"""What a call of the pipeline asks for, checked before any network runs.
+
+Every fault is a ValueError that begins with the name of the argument and says what to give.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import SchedulerMixin
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from unclip.diffusion.sampling import PREDICTION_TYPES, Steps, timesteps_for
+
+STAGES = ("prior", "decoder", "upsampler_256", "upsampler_1024")
+GUIDED = ("prior", "decoder")
+OUTPUT_TYPES = ("pil", "np", "pt")
+MAX_GUIDANCE = 100.0
+NUM_SEEDS = 2**63
+
+# Of a model that names nothing else: Karlo's steps, GLIDE's guidance, the paper's lists for DDIM.
+DEFAULT_STEPS: dict[str, Steps] = {
+    "prior": 25,
+    "decoder": 25,
+    "upsampler_256": "ddim27",
+    "upsampler_1024": "ddim15",
+}
+DEFAULT_GUIDANCE = {"prior": 1.0, "decoder": 3.0}
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is drawn: N subjects, each from a caption, a picture or an embedding, and B pictures."""
+
+    captions: list[str]  # [N], "" where a picture leads
+    negatives: list[str]  # [N]
+    pictures: list[Tensor]  # [N] of [1, 3, S, S] in [-1, 1], or empty
+    embeddings: Tensor | None  # [N, D]
+    num_repeats: int  # pictures a subject
+    seeds: list[int]  # [B], B = N num_repeats
+    stages: dict[str, int]  # the stages that draw, in order, each with the side of its pictures
+    size: int
+    steps: dict[str, Steps]
+    guidance: dict[str, float]
+
+
+def check_order(
+    components: Mapping[str, Any],
+    *,
+    prompt: Any,
+    negative_prompt: Any,
+    image: Any,
+    image_embeds: Any,
+    num_images_per_prompt: Any,
+    size: Any,
+    steps: Mapping[str, Any],
+    guidance: Mapping[str, Any],
+    generator: Any,
+    seeds: Any,
+) -> Order:
+    """The order that a call's arguments describe.
+
+    components: networks and schedulers by name. steps and guidance: what was asked for each stage,
+    by the name of the argument; see resolve_steps.
+    """
+    captions = None if prompt is None else check_texts("prompt", prompt)
+    if image is not None and image_embeds is not None:
+        raise ValueError("image: give image or image_embeds, not both")
+    pictures = [] if image is None else check_pictures(image)
+    embeddings = check_embeddings(image_embeds, components["decoder"].config.embedding_dim)
+    if captions is None and image is None and image_embeds is None:
+        raise ValueError("prompt: give a caption, a list of captions, image or image_embeds")
+    if components["prior"] is None and image is None and image_embeds is None:
+        raise ValueError("prompt: this model has no prior; give image or image_embeds")
+    leading = len(pictures) if embeddings is None else len(embeddings)
+    num_subjects = max(leading, len(captions or []))
+    negatives = [""] if negative_prompt is None else check_texts("negative_prompt", negative_prompt)
+    stages = check_size(size, components)
+    num_repeats = check_count("num_images_per_prompt", num_images_per_prompt)
+    return Order(
+        captions=spread("prompt", captions or [""], num_subjects),
+        negatives=spread("negative_prompt", negatives, num_subjects),
+        pictures=spread("image", pictures, num_subjects) if pictures else [],
+        embeddings=spread("image_embeds", embeddings, num_subjects),
+        num_repeats=num_repeats,
+        seeds=image_seeds(generator, seeds, num_subjects * num_repeats),
+        stages=stages,
+        size=size or list(stages.values())[-1],
+        steps={
+            stage: check_steps(f"{stage}_num_inference_steps", steps[stage], components, stage)
+            for stage in ("prior", *stages)
+            if components[stage] is not None
+        },
+        guidance={
+            stage: check_guidance(argument, guidance[stage])
+            for stage, argument in (
+                ("decoder", "guidance_scale"),
+                ("prior", "prior_guidance_scale"),
+            )
+        },
+    )
+
+
+def check_texts(argument: str, value: Any) -> list[str]:
+    """A caption or a list of captions as a list."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not texts:
+        raise ValueError(f"{argument}: give a text or a list of texts, not {short(value)}")
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"{argument}: give texts only, not {short(text)}")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{argument}: {short(text)} holds half a character") from None
+    return list(texts)
+
+
+def spread(argument: str, values: Any, num_subjects: int) -> Any:
+    """One value for each subject: a single one serves all."""
+    if values is None or len(values) == num_subjects:
+        return values
+    if len(values) != 1:
+        raise ValueError(f"{argument}: {len(values)} are given where 1 or {num_subjects} fit")
+    return values.expand(num_subjects, -1) if isinstance(values, Tensor) else values * num_subjects
+
+
+def check_count(argument: str, value: Any) -> int:
+    """A number of things, from 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{argument}: give a whole number from 1, not {short(value)}")
+    return value
+
+
+def check_guidance(argument: str, value: Any) -> float:
+    """A guidance scale from 0 (the caption has no say) over 1 (no guidance) to 100."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 <= value <= MAX_GUIDANCE:  # nan compares false
+        raise ValueError(
+            f"{argument}: give a number from 0 to {MAX_GUIDANCE:g}, not {short(value)}"
+        )
+    return float(value)
+
+
+def check_steps(argument: str, value: Any, components: Mapping[str, Any], stage: str) -> Steps:
+    """Steps that the stage's scheduler can take, which must suit the stage's network."""
+    scheduler = components[f"{stage}_scheduler"]
+    check_scheduler(stage, components[stage], scheduler)
+    try:
+        timesteps_for(value, scheduler)
+    except ValueError as error:
+        raise ValueError(f"{argument}: {error}") from None
+    return value
+
+
+def check_scheduler(stage: str, network: Any, scheduler: SchedulerMixin | None) -> None:
+    """Refuse a scheduler that reads the network's output as what it is not."""
+    if scheduler is None:
+        raise ValueError(f"{stage}_scheduler: the stage {stage} needs one")
+    prediction = PREDICTION_TYPES[getattr(network.config, "prediction", "x_0")]
+    wanted = {
+        "prediction_type": prediction,
+        "num_train_timesteps": network.config.num_train_timesteps,
+    }
+    for key, value in wanted.items():
+        if scheduler.config.get(key) != value:
+            raise ValueError(
+                f"{stage}_scheduler: its {key} is {scheduler.config.get(key)!r}, but the network "
+                f"was trained for {value!r}"
+            )
+
+
+def check_size(size: Any, components: Mapping[str, Any]) -> dict[str, int]:
+    """The stages that draw, each with its side, up to the first that reaches the size asked for."""
+    sides = {
+        stage: components[stage].config.size
+        for stage in STAGES[1:]
+        if components[stage] is not None
+    }
+    halves = {side // 2 for stage, side in sides.items() if stage != "decoder"}
+    available = sorted({*sides.values(), *halves})
+    if size is None:
+        return sides
+    if isinstance(size, bool) or not isinstance(size, int) or size not in available:
+        listing = ", ".join(map(str, available))
+        raise ValueError(f"size: this model draws {listing} pixels a side, not {short(size)}")
+    stages = {}
+    for stage, side in sides.items():
+        stages[stage] = side
+        if side >= size:
+            break
+    return stages
+
+
+def image_seeds(generator: Any, seeds: Any, num_images: int) -> list[int]:
+    """A seed for each picture.
+
+    seeds: a list, or a number n that stands for n, n+1, n+2, ... generator: one that draws a seed
+    for each picture, or a list with one for each. Neither: seeds that the system draws; no
+    generator of the process is touched.
+    """
+    if generator is not None and seeds is not None:
+        raise ValueError("seeds: give seeds or generator, not both")
+    if generator is None and seeds is None:
+        return [secrets.randbits(32) for _ in range(num_images)]
+    if generator is not None:
+        return [draw_seed(one) for one in check_generators(generator, num_images)]
+    if isinstance(seeds, list | tuple):
+        if len(seeds) != num_images:
+            raise ValueError(f"seeds: {len(seeds)} are given for {num_images} pictures")
+        return [check_seed(seed) for seed in seeds]
+    first = check_seed(seeds)
+    return [check_seed(first + index) for index in range(num_images)]
+
+
+def check_seed(seed: Any) -> int:
+    """A whole number from 0 to 2^63 - 1."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < NUM_SEEDS:
+        raise ValueError(f"seeds: give whole numbers from 0 to 2^63 - 1, not {short(seed)}")
+    return seed
+
+
+def check_generators(generator: Any, num_images: int) -> list[torch.Generator]:
+    """The generator that each picture draws its seed from."""
+    generators = generator if isinstance(generator, list | tuple) else [generator] * num_images
+    if len(generators) != num_images:
+        raise ValueError(f"generator: {len(generators)} are given for {num_images} pictures")
+    if not all(isinstance(one, torch.Generator) for one in generators):
+        raise ValueError(f"generator: give a torch.Generator or a list, not {short(generator)}")
+    return list(generators)
+
+
+def draw_seed(generator: torch.Generator) -> int:
+    """The next 63 bits of a generator."""
+    drawn = torch.randint(NUM_SEEDS - 1, (), generator=generator, device=generator.device)
+    return int(drawn)
+
+
+def check_embeddings(value: Any, dim: int) -> Tensor | None:
+    """Embeddings z_img [N, D]; a single one may be [D]."""
+    if value is None:
+        return None
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim not in (1, 2):
+        raise ValueError(f"image_embeds: give a float tensor [N, {dim}], not {short(value)}")
+    value = value.reshape(-1, value.shape[-1]).float()
+    if value.shape[1] != dim or not len(value):
+        raise ValueError(f"image_embeds: the shape must be [N, {dim}], not {list(value.shape)}")
+    if not torch.isfinite(value).all():
+        raise ValueError("image_embeds: all values must be finite")
+    return value
+
+
+def check_pictures(value: Any) -> list[Tensor]:
+    """Pictures as tensors [1, 3, S, S] in [-1, 1]: Pillow images, or a tensor in [0, 1]."""
+    if isinstance(value, Tensor):
+        batch = value[None] if value.ndim == 3 else value
+        if batch.ndim != 4 or batch.shape[1] != 3 or not batch.numel():
+            raise ValueError(f"image: the shape must be [N, 3, H, W], not {list(value.shape)}")
+        if not batch.is_floating_point() or not ((batch >= 0) & (batch <= 1)).all():
+            raise ValueError("image: a tensor must hold floats from 0 to 1")
+        return [central_square(picture[None].float() * 2 - 1) for picture in batch]
+    pictures = value if isinstance(value, list | tuple) else [value]
+    if not pictures or not all(isinstance(picture, Image.Image) for picture in pictures):
+        raise ValueError(f"image: give Pillow images or a tensor [N, 3, H, W], not {short(value)}")
+    return [central_square(pixels_of(picture)) for picture in pictures]
+
+
+def pixels_of(picture: Image.Image) -> Tensor:
+    """A Pillow image as [1, 3, H, W] in [-1, 1], upright, transparency over white."""
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I"):  # 16 bits a pixel
+        picture = Image.fromarray((np.asarray(picture) / 257).round().clip(0, 255).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    pixels = torch.tensor(np.asarray(picture.convert("RGB")))  # [H, W, 3]
+    return pixels.permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def central_square(x: Tensor) -> Tensor:
+    """The middle of a picture [1, 3, H, W], which is what CLIP sees of it."""
+    side = min(x.shape[-2:])
+    top, left = (x.shape[-2] - side) // 2, (x.shape[-1] - side) // 2
+    return x[..., top : top + side, left : left + side]
+
+
+def resolve_steps(argument: str, given: Mapping[str, Any] | None) -> dict[str, Steps]:
+    """A model's default steps: what it names, and the usual ones for other stages."""
+    unknown = set(given or {}) - set(STAGES)
+    if unknown:
+        raise ValueError(f"{argument}: {sorted(unknown)[0]!r} is none of {', '.join(STAGES)}")
+    return DEFAULT_STEPS | dict(given or {})
+
+
+def resolve_guidance(given: Mapping[str, Any] | float | None) -> dict[str, float]:
+    """A model's default guidance; a single number is the decoder's."""
+    given = given if isinstance(given, Mapping) else {} if given is None else {"decoder": given}
+    unknown = set(given) - set(GUIDED)
+    if unknown:
+        raise ValueError(f"default_guidance: {sorted(unknown)[0]!r} is none of {', '.join(GUIDED)}")
+    scales = {stage: check_guidance("default_guidance", scale) for stage, scale in given.items()}
+    return DEFAULT_GUIDANCE | scales
+
+
+def check_fit(components: Mapping[str, Any]) -> None:
+    """Refuse networks that were not trained for each other."""
+    check_conditions(components)
+    low = components["decoder"].config.size
+    if components["upsampler_1024"] is not None and components["upsampler_256"] is None:
+        raise ValueError("upsampler_1024: it needs an upsampler_256 before it")
+    for stage in STAGES[2:]:
+        if components[stage] is not None:
+            if components[stage].config.size != 4 * low:
+                raise ValueError(
+                    f"{stage}: it draws {components[stage].config.size} pixels a side, but the "
+                    f"stage before it gives {low}, a quarter of {4 * low}"
+                )
+            low *= 4
+    for stage in STAGES:
+        if components[stage] is not None:
+            check_scheduler(stage, components[stage], components[f"{stage}_scheduler"])
+
+
+def check_conditions(components: Mapping[str, Any]) -> None:
+    """Refuse a prior or a decoder that was trained with another CLIP."""
+    clip = components["clip"].config
+    text = clip.text_config
+    fits = {}
+    for stage in GUIDED:
+        if components[stage] is not None:
+            config = components[stage].config
+            fits[stage, "embedding_dim"] = (config.embedding_dim, clip.projection_dim)
+            fits[stage, "context"] = (config.context, text.max_position_embeddings)
+            width = config.get("text_states_dim") or config.embedding_dim
+            if not config.get("text_encoder"):
+                fits[stage, "width of text states"] = (width, text.hidden_size)
+    for (stage, what), (own, clips) in fits.items():
+        if own != clips:
+            raise ValueError(f"{stage}: its {what} is {own}, but clip's is {clips}")
+
+
+def check_choice(argument: str, value: Any, choices: Sequence[str]) -> None:
+    """Refuse what is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"{argument}: give one of {', '.join(choices)}, not {short(value)}")
+
+
+def check_callback(value: Callable | None) -> None:
+    """Refuse what cannot be called."""
+    if value is not None and not callable(value):
+        raise ValueError(f"callback_on_step_end: give a function, not {short(value)}")
+
+
+def short(value: Any, length: int = 60) -> str:
+    """What was given, in few characters."""
+    if isinstance(value, Tensor):
+        return f"a tensor {list(value.shape)} of {value.dtype}"
+    text = ascii(value)
+    return text if len(text) <= length else text[: length - 3] + "..."

@@ -1,0 +1,305 @@
+"""Reading a model's folder: strict, quick, and without running anything that stands in it.
+
+Only the classes named here are made, only JSON and safetensors are read, every weight must be
+there with its shape and finite, and no file may lie outside of the folder. Errors are one line
+that names the file: FileNotFoundError where one is missing, ModelFileError where one is wrong.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from itertools import chain
+from pathlib import Path
+from threading import Lock
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
+
+from unclip.models.clip import read_pixel_statistics
+from unclip.models.decoder import Decoder
+from unclip.models.prior import Prior
+from unclip.models.upsampler import Upsampler
+from unclip.pipeline.folder import INDEX_NAME
+
+NETWORKS = {
+    "prior": Prior,
+    "decoder": Decoder,
+    "upsampler_256": Upsampler,
+    "upsampler_1024": Upsampler,
+}
+SCHEDULERS = (DDPMScheduler, DDIMScheduler, DPMSolverMultistepScheduler)
+OPTIONAL = ("prior", "upsampler_256", "upsampler_1024")
+SETTINGS = ("default_steps", "default_guidance")
+
+REMARKS = {"_class_name", "_diffusers_version", "_name_or_path"}  # of diffusers' config files
+CLIP_REMARKS = {"model_type", "_name_or_path", "torch_dtype"}  # of transformers' config files
+SHARD_NAME = re.compile(r"[\w-][\w.-]*\.safetensors")
+MAX_JSON_BYTES = 16 << 20
+
+_BUILDING = Lock()  # building without weights replaces a method of nn.Module for a moment
+
+
+class ModelFileError(ValueError):
+    """A file of a model is not what it should be."""
+
+
+def read_pipeline(folder: Path, dtype: torch.dtype) -> dict:
+    """Everything that UnCLIPPipeline is made of, from a folder that save_pretrained wrote.
+
+    The decoder and the upsamplers are given in dtype, CLIP and the prior in float32.
+    """
+    index = read_index(folder)
+    clip, tokenizer = read_clip(folder / "clip", folder)
+    parts = {"clip": clip, "tokenizer": tokenizer, **read_pixel_statistics(folder / "clip")}
+    for name, cls in NETWORKS.items():
+        scheduler = f"{name}_scheduler"
+        if index[name] is None:
+            parts |= {name: None, scheduler: None}
+            continue
+        kind = torch.float32 if name == "prior" else dtype
+        parts[name] = read_network(cls, folder / name, kind, root=folder)
+        parts[scheduler] = read_scheduler(folder / scheduler, index[scheduler], folder)
+    return parts | {name: index[name] for name in SETTINGS if name in index}
+
+
+def read_index(folder: Path) -> dict:
+    """The components of a folder by name, each the name of its class or None; and its settings."""
+    path = folder / INDEX_NAME
+    index = read_json(path, folder)
+    if index.get("_class_name") != "UnCLIPPipeline":
+        raise ModelFileError(f"{path}: _class_name must be UnCLIPPipeline")
+    allowed = {"clip": [("transformers", "CLIPModel")]}
+    allowed["tokenizer"] = [("transformers", "CLIPTokenizer")]
+    for name, cls in NETWORKS.items():
+        absent = [(None, None)] if name in OPTIONAL else []
+        allowed[name] = [("unclip", cls.__name__), *absent]
+        allowed[f"{name}_scheduler"] = [("diffusers", s.__name__) for s in SCHEDULERS] + absent
+    refuse_unknown(path, index, {*allowed, *SETTINGS} | REMARKS)
+    for name, choices in allowed.items():
+        entry = index.get(name)
+        if not isinstance(entry, list) or tuple(map(str_or_none, entry)) not in choices:
+            wanted = " or ".join(sorted(f"{choice[1]}" for choice in choices))
+            raise ModelFileError(f"{path}: {name} is {entry!r}, but only {wanted} can be loaded")
+        index[name] = entry[1]
+    for name in OPTIONAL:
+        if (index[name] is None) != (index[f"{name}_scheduler"] is None):
+            raise ModelFileError(f"{path}: {name} and {name}_scheduler belong together")
+    return index
+
+
+def str_or_none(value: object) -> str | None:
+    """The value where it may stand for a class, and what matches no class otherwise."""
+    return value if value is None or isinstance(value, str) else ""
+
+
+def read_network(cls: type, folder: Path, dtype: torch.dtype, root: Path | None = None):
+    """A Prior, Decoder or Upsampler from a folder that its save_pretrained wrote, in eval mode."""
+    root = root or folder
+    path = folder / "config.json"
+    config = read_json(path, root)
+    if config.get("_class_name") != cls.__name__:
+        raise ModelFileError(f"{path}: _class_name must be {cls.__name__}")
+    refuse_unknown(path, config, set(inspect.signature(cls.__init__).parameters) | REMARKS)
+    settings = {key: value for key, value in config.items() if key not in REMARKS}
+    network = build_empty(path, lambda: cls(**settings))
+    fill(network, folder, "diffusion_pytorch_model", dtype, root)
+    return network.eval()
+
+
+def read_clip(folder: Path, root: Path | None = None) -> tuple[CLIPModel, CLIPTokenizer]:
+    """CLIP in float32 and its tokenizer, from a folder that CLIP.save_pretrained wrote."""
+    root = root or folder
+    path = folder / "config.json"
+    config = read_json(path, root)
+    for section, cls in CLIP_SECTIONS.items():
+        settings = config.get(section) if section else config
+        if not isinstance(settings, dict):
+            raise ModelFileError(f"{path}: {section} must be an object")
+        refuse_unknown(path, settings, clip_settings(cls) | CLIP_REMARKS)
+    config = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
+    model = build_empty(path, lambda: CLIPModel(CLIPConfig.from_dict(config)))
+    fill(model, folder, "model", torch.float32, root)
+    tokenizer = read_tokenizer(folder, root)
+    if len(tokenizer) > model.config.text_config.vocab_size:
+        raise ModelFileError(
+            f"{folder / 'tokenizer.json'}: more tokens than the model's vocab_size"
+        )
+    if (folder / "preprocessor_config.json").exists():
+        read_json(folder / "preprocessor_config.json", root)
+    return model.eval(), tokenizer
+
+
+CLIP_SECTIONS = {"": CLIPConfig, "text_config": CLIPTextConfig, "vision_config": CLIPVisionConfig}
+
+
+def clip_settings(cls: type) -> set[str]:
+    """Names that a config class of CLIP knows."""
+    return {field.name for field in fields(cls)}
+
+
+def read_tokenizer(folder: Path, root: Path) -> CLIPTokenizer:
+    """CLIP's tokenizer from tokenizer.json and tokenizer_config.json."""
+    settings = read_json(folder / "tokenizer_config.json", root)
+    path = folder / "tokenizer.json"
+    read_json(path, root)
+    if "auto_map" in settings or settings.get("tokenizer_class") not in (
+        "CLIPTokenizer",
+        "CLIPTokenizerFast",
+    ):
+        raise ModelFileError(
+            f"{folder / 'tokenizer_config.json'}: only CLIPTokenizer can be loaded"
+        )
+    try:
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the library raises bare exceptions
+        raise ModelFileError(f"{path}: {one_line(error)}") from error
+
+
+def read_scheduler(folder: Path, class_name: str, root: Path) -> SchedulerMixin:
+    """The scheduler of a stage."""
+    path = folder / "scheduler_config.json"
+    config = read_json(path, root)
+    cls = {cls.__name__: cls for cls in SCHEDULERS}[class_name]
+    if config.get("_class_name") != class_name:
+        raise ModelFileError(f"{path}: _class_name must be {class_name}")
+    known = set(inspect.signature(cls.__init__).parameters)
+    # Solvers that do not clip keep the range in their config for denoise().
+    extra = {"clip_sample", "clip_sample_range"} - known
+    refuse_unknown(path, config, known | extra | REMARKS)
+    try:
+        scheduler = cls(**{key: value for key, value in config.items() if key in known})
+    except Exception as error:
+        raise ModelFileError(f"{path}: {one_line(error)}") from error
+    scheduler.register_to_config(**{key: config[key] for key in extra if key in config})
+    if not torch.isfinite(scheduler.alphas_cumprod).all():
+        raise ModelFileError(f"{path}: the noise schedule is not finite")
+    return scheduler
+
+
+# Building and filling networks
+
+
+def build_empty(config_path: Path, make: Callable[[], nn.Module]) -> nn.Module:
+    """A network whose parameters have shapes but no values yet; its buffers are real."""
+    try:
+        with _BUILDING, init_empty_weights(include_buffers=False):
+            return make()
+    except Exception as error:  # whatever goes wrong here comes from the values of the config
+        raise ModelFileError(f"{config_path}: {one_line(error)}") from error
+
+
+def fill(network: nn.Module, folder: Path, stem: str, dtype: torch.dtype, root: Path) -> None:
+    """Give a network its weights, each exactly once."""
+    expected = network.state_dict()
+    state: dict[str, Tensor] = {}
+    for path, listed in weight_files(folder, stem, root):
+        for name, tensor in read_tensors(path):
+            if listed is not None and name not in listed:
+                raise ModelFileError(f"{path}: the index does not place {name} in this file")
+            check_tensor(path, name, tensor, expected.get(name))
+            state[name] = tensor.to(dtype, copy=True) if tensor.is_floating_point() else tensor
+    missing = [name for name in expected if name not in state]
+    if missing:
+        raise ModelFileError(
+            f"{folder}: {len(missing)} of {len(expected)} weights are missing, {missing[0]} first"
+        )
+    network.load_state_dict(state, strict=True, assign=True)
+    if any(tensor.is_meta for tensor in chain(network.parameters(), network.buffers())):
+        raise ModelFileError(f"{folder}: some tensors have no values")
+
+
+def check_tensor(path: Path, name: str, tensor: Tensor, expected: Tensor | None) -> None:
+    """Refuse a weight that the network lacks, or of another shape or kind, or not finite."""
+    if expected is None:
+        raise ModelFileError(f"{path}: the network has no weight {name}")
+    if tensor.shape != expected.shape:
+        raise ModelFileError(
+            f"{path}: {name} has the shape {tuple(tensor.shape)}, not {tuple(expected.shape)}"
+        )
+    if tensor.is_floating_point() != expected.is_floating_point():
+        raise ModelFileError(f"{path}: {name} is {tensor.dtype}, not {expected.dtype}")
+    if not torch.isfinite(tensor).all():
+        raise ModelFileError(f"{path}: {name} is not finite")
+
+
+def weight_files(folder: Path, stem: str, root: Path) -> Iterator[tuple[Path, set[str] | None]]:
+    """The files of a network's weights, each with the names that its index places there."""
+    single = folder / f"{stem}.safetensors"
+    index_path = folder / f"{stem}.safetensors.index.json"
+    if not index_path.exists():
+        yield inside(single, root), None
+        return
+    if single.exists():
+        raise ModelFileError(f"{folder}: holds both {single.name} and {index_path.name}")
+    places = read_json(index_path, root).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise ModelFileError(f"{index_path}: weight_map must be an object")
+    files: dict[str, set[str]] = {}
+    for name, file in places.items():
+        if not isinstance(file, str) or not SHARD_NAME.fullmatch(file):
+            raise ModelFileError(f"{index_path}: {file!r} is no name of a safetensors file")
+        files.setdefault(file, set()).add(name)
+    for file, names in sorted(files.items()):
+        yield inside(folder / file, root), names
+
+
+def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a safetensors file by name."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            for name in file.keys():
+                yield name, file.get_tensor(name)
+    except SafetensorError as error:
+        raise ModelFileError(f"{path}: damaged or cut short ({one_line(error)})") from error
+
+
+# Files
+
+
+def inside(path: Path, root: Path) -> Path:
+    """The path of a file that exists and lies within root, wherever links lead."""
+    if not path.is_file():
+        hint = " (pickled weights are never read)" if path.suffix == ".safetensors" else ""
+        raise FileNotFoundError(f"{path} is missing{hint}")
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise ModelFileError(f"{path} leads out of {root}: put a copy in its place")
+    return path
+
+
+def read_json(path: Path, root: Path) -> dict:
+    """The object of a JSON file."""
+    if inside(path, root).stat().st_size > MAX_JSON_BYTES:
+        raise ModelFileError(f"{path}: larger than {MAX_JSON_BYTES >> 20} MiB")
+    try:
+        value = json.loads(path.read_text("utf-8"), parse_constant=refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path}: no valid JSON ({one_line(error)})") from None
+    if not isinstance(value, dict):
+        raise ModelFileError(f"{path}: must hold an object")
+    return value
+
+
+def refuse_constant(word: str) -> None:
+    """Refuse NaN and Infinity, which JSON does not have."""
+    raise ValueError(f"{word} is not JSON")
+
+
+def refuse_unknown(path: Path, config: dict, known: set[str]) -> None:
+    """Refuse settings that the class does not have: a misspelt one would silently do nothing."""
+    unknown = sorted(set(config) - known)
+    if unknown:
+        raise ModelFileError(f"{path}: unknown setting {', '.join(map(repr, unknown[:3]))}")
+
+
+def one_line(error: BaseException, length: int = 160) -> str:
+    """What an error says, on one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= length else text[: length - 3] + "..."

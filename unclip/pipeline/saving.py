@@ -1,0 +1,128 @@
+"""Writing a model's folder: safetensors and JSON, staged aside and put in place whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import diffusers
+import safetensors.torch
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
+
+from unclip.models.clip import CLIP
+from unclip.pipeline.folder import INDEX_NAME
+from unclip.pipeline.loading import CLIP_REMARKS, CLIP_SECTIONS, clip_settings
+
+
+def write_folder(folder: Path, overwrite: bool, write) -> None:
+    """Let write(staged) fill a new folder, then give it its name.
+
+    Raises:
+        FileExistsError: when the folder holds something and overwrite is not set, or when what it
+            holds is no model.
+    """
+    occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if occupied and not overwrite:
+        raise FileExistsError(f"{folder} exists: name another folder or set overwrite")
+    if occupied and not (folder / INDEX_NAME).is_file():
+        raise FileExistsError(f"{folder} holds something that is no model: name another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        new = staged / "new"
+        new.mkdir()
+        write(new)
+        for path in new.rglob("*.*"):  # some writers hide their files from everyone else
+            if path.is_file():
+                path.chmod((new / INDEX_NAME).stat().st_mode)
+        put_in_place(new, folder, staged / "old")
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def put_in_place(new: Path, folder: Path, old: Path) -> None:
+    """Rename new to folder, and what stood there to old; undo the latter if the former fails."""
+    existed = folder.exists()
+    if existed:
+        os.replace(folder, old)
+    try:
+        os.replace(new, folder)
+    except OSError:
+        if existed:
+            os.replace(old, folder)
+        raise
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Write an object, its keys in order."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def write_index(folder: Path, classes: dict[str, tuple], settings: dict) -> None:
+    """Write which class each component has, and the pipeline's own settings."""
+    remarks = {"_class_name": "UnCLIPPipeline", "_diffusers_version": diffusers.__version__}
+    write_json(folder / INDEX_NAME, {**remarks, **classes, **settings})
+
+
+def write_network(
+    network, folder: Path, dtype: torch.dtype | None, max_shard_size: int | str
+) -> None:
+    """Write a Prior, Decoder or Upsampler as its own save_pretrained would, in any dtype."""
+    folder.mkdir()
+    config = json.loads(network.to_json_string())
+    config.pop("_name_or_path", None)  # says where it was loaded from, on this machine
+    write_json(folder / "config.json", config)
+    stem = "diffusion_pytorch_model"
+    state = stored_state(network, dtype, folder.name)
+    split = split_torch_state_dict_into_shards(
+        state, filename_pattern=f"{stem}{{suffix}}.safetensors", max_shard_size=max_shard_size
+    )
+    for name, keys in split.filename_to_tensors.items():
+        tensors = {key: state[key] for key in keys}
+        content = safetensors.torch.save(tensors, metadata={"format": "pt"})
+        (folder / name).write_bytes(content)
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        write_json(folder / f"{stem}.safetensors.index.json", index)
+
+
+def write_clip(
+    clip: CLIP, folder: Path, dtype: torch.dtype | None, max_shard_size: int | str
+) -> None:
+    """Write CLIP in the layout of CLIP.save_pretrained, in any dtype."""
+    backend = clip.tokenizer.backend_tokenizer  # what it was last asked for is no part of it
+    backend.no_truncation()
+    backend.no_padding()
+    had_bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        state = stored_state(clip.model, dtype, "clip")
+        clip.save_pretrained(folder, state_dict=state, max_shard_size=max_shard_size)
+    finally:
+        if had_bar:
+            transformers_logging.enable_progress_bar()
+    path = folder / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+    for section, cls in CLIP_SECTIONS.items():
+        known = clip_settings(cls) | CLIP_REMARKS - {"_name_or_path"}
+        settings = config[section] if section else config
+        for key in set(settings) - known:  # old files keep settings that nothing reads any more
+            del settings[key]
+    write_json(path, config)
+
+
+def stored_state(network: nn.Module, dtype: torch.dtype | None, name: str) -> dict[str, Tensor]:
+    """The weights as they are stored: on the CPU, contiguous, in dtype, and finite."""
+    state = {}
+    for key, tensor in network.state_dict().items():
+        kind = dtype if dtype and tensor.is_floating_point() else tensor.dtype
+        state[key] = tensor.detach().to("cpu", kind).contiguous()
+        if not torch.isfinite(state[key]).all():
+            raise FloatingPointError(f"{name}: {key} is not finite, nothing was saved")
+    return state
