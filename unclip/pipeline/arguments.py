@@ -94,7 +94,7 @@ def check_order(
         size=size or list(stages.values())[-1],
         steps={
             stage: check_steps(f"{stage}_num_inference_steps", steps[stage], components, stage)
-            for stage in ("prior", *stages)
+            for stage in STAGES
             if components[stage] is not None
         },
         guidance={

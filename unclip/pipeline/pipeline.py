@@ -1,12 +1,10 @@
 """UnCLIPPipeline: a caption becomes z_txt, z_img, a small picture, and larger ones.
 
-Shapes: B pictures, D CLIP embedding, K candidates of the prior, S pixels a side.
+Shapes: B pictures, D CLIP embedding, S pixels a side.
 """
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,20 +16,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import CLIPModel, CLIPTokenizer
 
-from unclip.diffusion.guidance import guide
-from unclip.diffusion.sampling import (
-    Steps,
-    child_generators,
-    denoise,
-    make_scheduler,
-    randn_per_sample,
-    timesteps_for,
-)
+from unclip.diffusion.sampling import Steps, make_scheduler, timesteps_for
 from unclip.models.clip import CLIP, OPENAI_MEAN, OPENAI_STD, TextEncoding
 from unclip.models.decoder import Decoder
 from unclip.models.prior import Prior
 from unclip.models.upsampler import Upsampler
-from unclip.pipeline import arguments
+from unclip.pipeline import arguments, stages
 from unclip.pipeline.arguments import STAGES, Order, check_order
 from unclip.pipeline.folder import check_folder
 from unclip.pipeline.loading import NETWORKS, read_network, read_pipeline
@@ -45,10 +35,6 @@ DEFAULT_SAMPLERS = {
     "upsampler_256": "ddim",
     "upsampler_1024": "ddim",
 }
-MAX_CHARACTERS_PER_TOKEN = 100  # of a caption too long to be counted to its end
-_TOKENIZING = threading.Lock()  # the tokenizer keeps what it was last asked for
-
-logger = logging.getLogger(__name__)
 OnStep = Callable[["UnCLIPPipeline", int, int, dict], Mapping[str, Tensor] | None]
 
 
@@ -221,7 +207,7 @@ class UnCLIPPipeline(DiffusionPipeline):
         parts = self.components
         settings = {key: self.config[key] for key in ("default_steps", "default_guidance")}
         write_index(folder, {name: tuple(self.config[name]) for name in parts}, settings)
-        with _TOKENIZING:
+        with stages.TOKENIZING:
             write_clip(self.text_and_image_encoder(), folder / "clip", dtype, max_shard_size)
         for stage in STAGES:
             if parts[stage] is not None:
@@ -296,19 +282,11 @@ class UnCLIPPipeline(DiffusionPipeline):
         given = locals()
         order = self._order(given)
         text, negative, z_img = self._conditions(order, num_prior_candidates, callback_on_step_end)
-        low_res, x = {}, None
-        for stage in order.stages:
-            settings = {"steps": order.steps[stage], "on_step": callback_on_step_end}
-            if stage == "decoder":
-                scale = order.guidance[stage]
-                x = self.sample_decoder(z_img, text, order.seeds, negative, scale, **settings)
-            else:
-                low_res[x.shape[-1]] = finished(x, output_type)
-                x = self.upsample(x, order.seeds, stage, **settings)
+        *earlier, x = self._draw(order, text, negative, z_img, callback_on_step_end)
         if order.size < x.shape[-1]:
             x = F.interpolate(x.float(), (order.size, order.size), mode="area")
-        images = finished(x, output_type)
-        output = UnCLIPOutput(images, z_img.cpu(), order.seeds, low_res)
+        low_res = {x_low.shape[-1]: finished(x_low, output_type) for x_low in earlier}
+        output = UnCLIPOutput(finished(x, output_type), z_img.cpu(), order.seeds, low_res)
         return output if return_dict else output.to_tuple()
 
     def _order(self, given: dict[str, Any]) -> Order:
@@ -342,6 +320,26 @@ class UnCLIPPipeline(DiffusionPipeline):
             z_img = self.sample_prior(text, seeds, negative, scale, steps, num_candidates, on_step)
         return text, negative, z_img
 
+    def _draw(
+        self,
+        order: Order,
+        text: TextEncoding,
+        negative: TextEncoding,
+        z_img: Tensor,
+        on_step: OnStep | None,
+    ) -> list[Tensor]:
+        """The pictures [B, 3, S, S] of every stage that draws."""
+        drawn: list[Tensor] = []
+        for stage in order.stages:
+            steps = order.steps[stage]
+            if stage == "decoder":
+                scale = order.guidance[stage]
+                x = self.sample_decoder(z_img, text, order.seeds, negative, scale, steps, on_step)
+            else:
+                x = self.upsample(drawn[-1], order.seeds, stage, steps, on_step)
+            drawn.append(x)
+        return drawn
+
     # --- the stages, each usable alone --------------------------------------------------------
 
     def text_and_image_encoder(self) -> CLIP:
@@ -350,34 +348,14 @@ class UnCLIPPipeline(DiffusionPipeline):
         return CLIP(self.clip, self.tokenizer, **statistics).to(self.clip.device)
 
     @torch.no_grad()
-    def encode(self, captions: list[str]) -> TextEncoding:
-        """Captions to their embeddings, states, mask and tokens, in float32.
-
-        What does not fit CLIP's context is cut, with a warning that counts the tokens.
-        """
-        clip = self.text_and_image_encoder()
-        limit = clip.context * MAX_CHARACTERS_PER_TOKEN
-        shortened = [caption[:limit] for caption in captions]
-        with _TOKENIZING:
-            lengths = [len(ids) for ids in self.tokenizer(shortened, verbose=False).input_ids]
-            text = clip.encode_text(shortened)
-        num_dropped = sum(max(0, length - clip.context) for length in lengths)
-        if num_dropped:
-            about = "more than " if shortened != list(captions) else ""
-            logger.warning(
-                "the end of a caption is ignored: %s%d tokens too many for the %d that CLIP reads",
-                *(about, num_dropped, clip.context),
-            )
-        check_finite("clip", "the embedding of a caption", text.z_txt, text.text_states)
-        return text
+    def encode(self, captions: Sequence[str]) -> TextEncoding:
+        """Captions to z_txt, text states, mask and tokens; see stages.encode."""
+        return stages.encode(self.text_and_image_encoder(), captions)
 
     @torch.no_grad()
     def encode_images(self, pictures: Iterable[Tensor]) -> Tensor:
-        """Pictures, each [1, 3, S, S] in [-1, 1] of any S, to z_img [B, D]."""
-        clip = self.text_and_image_encoder()
-        z_img = torch.cat([clip.encode_image(x.to(self.clip.device)) for x in pictures])
-        check_finite("clip", "the embedding of a picture", z_img)
-        return z_img
+        """Pictures, each [1, 3, S, S] in [-1, 1], to z_img [B, D]."""
+        return stages.encode_images(self.text_and_image_encoder(), pictures)
 
     @torch.no_grad()
     def sample_prior(
@@ -390,30 +368,11 @@ class UnCLIPPipeline(DiffusionPipeline):
         num_candidates: int = 2,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Captions to z_img [B, D], as CLIP would give it of a fitting picture; in float32.
-
-        Of K candidates the one with the largest z_img . z_txt is kept (DALL-E 2, section 2.2).
-        """
-        network, num_images = self.prior, len(seeds)
+        """Captions to z_img [B, D], always in float32; see stages.sample_prior."""
         check_rows(seeds, text.z_txt)
-        text = text.to(network.device, torch.float32)
-        streams = ["prior", *(f"prior {number}" for number in range(1, num_candidates))]
-        generators = [g for stream in streams for g in child_generators(list(seeds), stream)]
-        every = torch.arange(num_images).repeat(num_candidates)  # [K B] -> picture
-        conditions = self._branches(text, negative, guidance_scale, every)
-
-        def predict(x_t: Tensor, t: Tensor, condition: TextEncoding) -> Tensor:
-            return network(x_t, t, condition)
-
-        shape = (network.config.embedding_dim,)
-        with torch.autocast(network.device.type, enabled=False):
-            z = self._denoise(
-                "prior", predict, conditions, guidance_scale, shape, generators, steps, on_step
-            )
-            z = network.denormalize(z).reshape(num_candidates, num_images, -1)  # [K, B, D]
-        check_finite("prior", "the embedding it ends with", z)
-        best = (z * text.z_txt).sum(dim=-1).argmax(dim=0)  # [B]
-        return z[best, torch.arange(num_images, device=z.device)]
+        negative = self._or_empty(negative, len(seeds))
+        stage = self._stage("prior", steps, on_step)
+        return stages.sample_prior(stage, text, negative, seeds, guidance_scale, num_candidates)
 
     @torch.no_grad()
     def sample_decoder(
@@ -426,27 +385,11 @@ class UnCLIPPipeline(DiffusionPipeline):
         steps: Steps | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """z_img [B, D] and captions to the smallest pictures [B, 3, 64, 64] in [-1, 1].
-
-        Guidance leads away from the negative caption (the empty text) without an embedding.
-        """
-        network = self.decoder
+        """z_img [B, D] and captions to [B, 3, 64, 64] in [-1, 1]; see stages.sample_decoder."""
         check_rows(seeds, z_img, text.z_txt)
-        z_img = z_img.to(network.device, network.dtype)
-        text = text.to(network.device, network.dtype)
-        every = torch.arange(len(seeds))
-        conditions = self._branches(text, negative, guidance_scale, every)
-        null = network.null_z_img(len(seeds)).to(z_img)
-        embeddings = torch.cat(select_branches(z_img, null, guidance_scale))
-
-        def predict(x_t: Tensor, t: Tensor, condition: TextEncoding) -> Tensor:
-            return network(x_t.to(network.dtype), t, embeddings, condition)
-
-        shape = (3, network.config.size, network.config.size)
-        generators = child_generators(list(seeds), "decoder")
-        return self._denoise(
-            "decoder", predict, conditions, guidance_scale, shape, generators, steps, on_step
-        ).clamp(-1, 1)
+        negative = self._or_empty(negative, len(seeds))
+        stage = self._stage("decoder", steps, on_step)
+        return stages.sample_decoder(stage, z_img, text, negative, seeds, guidance_scale)
 
     @torch.no_grad()
     def upsample(
@@ -457,72 +400,31 @@ class UnCLIPPipeline(DiffusionPipeline):
         steps: Steps | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Pictures [B, 3, S, S] in [-1, 1] to such of four times the side."""
-        network = self.components[stage]
+        """[B, 3, S, S] in [-1, 1] to [B, 3, 4 S, 4 S]; see stages.upsample."""
         check_rows(seeds, x_low)
-        x_low = x_low.to(network.device, network.dtype)
+        return stages.upsample(self._stage(stage, steps, on_step), x_low, seeds)
 
-        def predict(x_t: Tensor, t: Tensor, _: None) -> Tensor:
-            return network(x_t.to(network.dtype), t, x_low)
+    def _or_empty(self, negative: TextEncoding | None, batch_size: int) -> TextEncoding:
+        """The negative captions, or the empty text for each picture."""
+        return self.encode([""]).expand(batch_size) if negative is None else negative
 
-        shape = (3, 4 * x_low.shape[-2], 4 * x_low.shape[-1])
-        generators = child_generators(list(seeds), stage)
-        return self._denoise(stage, predict, None, 1.0, shape, generators, steps, on_step).clamp(
-            -1, 1
-        )
-
-    # --- what the stages share ----------------------------------------------------------------
-
-    def _branches(
-        self, text: TextEncoding, negative: TextEncoding | None, scale: float, index: Tensor
-    ) -> TextEncoding:
-        """The captions of all rows that a network is run on at once."""
-        if negative is None:
-            negative = self.encode([""]).expand(len(text.z_txt))
-        negative = negative.to(text.z_txt.device, text.z_txt.dtype)
-        index = index.to(text.z_txt.device)
-        rows = select_branches(text.select(index), negative.select(index), scale)
-        return TextEncoding.cat(rows)
-
-    def _denoise(
-        self,
-        stage: str,
-        predict: Callable[[Tensor, Tensor, Any], Tensor],
-        condition: Any,
-        scale: float,
-        shape: tuple[int, ...],
-        generators: list[torch.Generator],
-        steps: Steps | None,
-        on_step: OnStep | None,
-    ) -> Tensor:
-        """Sample [B, *shape] in float32, guided where the scale asks for both branches."""
-        network, scheduler = self.components[stage], self.components[f"{stage}_scheduler"]
-        steps = self.config.default_steps[stage] if steps is None else steps
-        learned_variance = bool(network.config.get("learned_variance", False))
-
-        def guided(x_t: Tensor, t: Tensor) -> Tensor:
-            if scale in (0, 1):
-                return predict(x_t, t, condition).to(x_t)
-            output = predict(torch.cat([x_t, x_t]), torch.cat([t, t]), condition).to(x_t)
-            return guide(*output.chunk(2), scale, learned_variance)
-
+    def _stage(self, name: str, steps: Steps | None, on_step: OnStep | None) -> stages.Stage:
+        """A stage of this pipeline, ready to be sampled."""
+        scheduler = self.components[f"{name}_scheduler"]
+        steps = self.config.default_steps[name] if steps is None else steps
         timesteps = timesteps_for(steps, scheduler)
 
         def report(step: int, t_next: int, x_t: Tensor) -> Tensor | None:
-            values = {"stage": stage, "x_t": x_t}
-            changed = on_step(self, step, timesteps[step], values)
+            changed = on_step(self, step, timesteps[step], {"stage": name, "x_t": x_t})
             return changed.get("x_t") if isinstance(changed, Mapping) else None
 
-        return denoise(
-            guided,
-            randn_per_sample(shape, generators, network.device),
+        return stages.Stage(
+            name,
+            self.components[name],
             scheduler,
             steps,
-            generators,
-            learned_variance=learned_variance,
             on_step=report if on_step else None,
-            progress=lambda indices: self._bar(stage, indices),
-            stage=stage,
+            progress=lambda indices: self._bar(name, indices),
         )
 
     def _bar(self, stage: str, indices: Sequence[int]) -> Iterable[int]:
@@ -544,20 +446,9 @@ def scheduler_for(network: Prior | Decoder | Upsampler, sampler: str) -> Schedul
     )
 
 
-def select_branches(cond: Any, uncond: Any, scale: float) -> list:
-    """The branches that a guidance scale needs: 0 the unconditional one, 1 the other, else both."""
-    return [cond] if scale == 1 else [uncond] if scale == 0 else [cond, uncond]
-
-
 def present(values: Mapping[str, Any]) -> dict[str, Any]:
     """What is not None."""
     return {key: value for key, value in values.items() if value is not None}
-
-
-def check_finite(stage: str, what: str, *tensors: Tensor) -> None:
-    """Stop with the stage's name at values that are not finite."""
-    if not all(torch.isfinite(tensor).all() for tensor in tensors):
-        raise FloatingPointError(f"{stage}: {what} is not finite")
 
 
 def check_rows(seeds: Sequence[int], *tensors: Tensor) -> None:

@@ -1,0 +1,184 @@
+"""The stages of a pipeline, one function each: captions, z_img, a small picture, larger ones.
+
+Shapes: B pictures, D CLIP embedding, K candidates of the prior, S pixels a side.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import SchedulerMixin
+from torch import Tensor, nn
+
+from unclip.diffusion.guidance import guide
+from unclip.diffusion.sampling import Steps, child_generators, denoise, randn_per_sample
+from unclip.models.clip import CLIP, TextEncoding
+
+MAX_CHARACTERS_PER_TOKEN = 100  # of a caption too long to be counted to its end
+TOKENIZING = threading.Lock()  # a tokenizer keeps what it was last asked for
+
+logger = logging.getLogger("unclip")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A network and how it is sampled.
+
+    on_step and progress are those of denoise(); name is the stream of noise, and the stage that
+    errors name.
+    """
+
+    name: str
+    network: nn.Module
+    scheduler: SchedulerMixin
+    steps: Steps
+    on_step: Callable[[int, int, Tensor], Tensor | None] | None = None
+    progress: Callable[[Sequence[int]], Iterable[int]] | None = None
+
+
+def encode(clip: CLIP, captions: Sequence[str]) -> TextEncoding:
+    """Captions to their embeddings, states, mask and tokens, in float32.
+
+    What does not fit CLIP's context is cut, with a warning that counts the tokens.
+    """
+    limit = clip.context * MAX_CHARACTERS_PER_TOKEN
+    shortened = [caption[:limit] for caption in captions]
+    with TOKENIZING:
+        lengths = [len(ids) for ids in clip.tokenizer(shortened, verbose=False).input_ids]
+        text = clip.encode_text(shortened)
+    num_dropped = sum(max(0, length - clip.context) for length in lengths)
+    if num_dropped:
+        logger.warning(
+            "the end of a caption is ignored: %s%d tokens too many for the %d that CLIP reads",
+            "more than " if shortened != list(captions) else "",
+            num_dropped,
+            clip.context,
+        )
+    check_finite("clip", "the embedding of a caption", text.z_txt, text.text_states)
+    return text
+
+
+def encode_images(clip: CLIP, pictures: Iterable[Tensor]) -> Tensor:
+    """Pictures, each [1, 3, S, S] in [-1, 1] of any S, to z_img [B, D]."""
+    z_img = torch.cat([clip.encode_image(x.to(clip.image_mean.device)) for x in pictures])
+    check_finite("clip", "the embedding of a picture", z_img)
+    return z_img
+
+
+def sample_prior(
+    stage: Stage,
+    text: TextEncoding,
+    negative: TextEncoding,
+    seeds: Sequence[int],
+    guidance_scale: float,
+    num_candidates: int,
+) -> Tensor:
+    """Captions to z_img [B, D], as CLIP would give it of a fitting picture; in float32.
+
+    Of K candidates the one with the largest z_img . z_txt is kept (DALL-E 2, section 2.2).
+    """
+    prior = stage.network
+    text, negative = (t.to(prior.device, torch.float32) for t in (text, negative))
+    streams = [stage.name, *(f"{stage.name} {number}" for number in range(1, num_candidates))]
+    generators = [g for stream in streams for g in child_generators(list(seeds), stream)]
+    every = torch.arange(len(seeds), device=prior.device).repeat(num_candidates)  # [K B]
+    rows = TextEncoding.cat(branches(text.select(every), negative.select(every), guidance_scale))
+
+    def predict(x_t: Tensor, t: Tensor) -> Tensor:
+        return prior(x_t, t, rows)
+
+    with torch.autocast(prior.device.type, enabled=False):
+        z = sample(stage, predict, guidance_scale, (prior.config.embedding_dim,), generators)
+        z = prior.denormalize(z.to(prior.device))
+    check_finite(stage.name, "the embedding it ends with", z)
+    z = z.reshape(num_candidates, len(seeds), -1)  # [K, B, D]
+    best = (z * text.z_txt).sum(dim=-1).argmax(dim=0)  # [B]
+    return z[best, torch.arange(len(seeds), device=z.device)]
+
+
+def sample_decoder(
+    stage: Stage,
+    z_img: Tensor,
+    text: TextEncoding,
+    negative: TextEncoding,
+    seeds: Sequence[int],
+    guidance_scale: float,
+) -> Tensor:
+    """z_img [B, D] and captions to the smallest pictures [B, 3, S, S] in [-1, 1].
+
+    Guidance leads away from the negative caption (the empty text) without an embedding.
+    """
+    decoder = stage.network
+    place = {"device": decoder.device, "dtype": decoder.dtype}
+    text, negative = text.to(**place), negative.to(**place)
+    null = decoder.null_z_img(len(seeds)).to(**place)
+    embeddings = torch.cat(branches(z_img.to(**place), null, guidance_scale))
+    rows = TextEncoding.cat(branches(text, negative, guidance_scale))
+
+    def predict(x_t: Tensor, t: Tensor) -> Tensor:
+        return decoder(x_t.to(decoder.dtype), t, embeddings, rows)
+
+    shape = (3, decoder.config.size, decoder.config.size)
+    generators = child_generators(list(seeds), stage.name)
+    return sample(stage, predict, guidance_scale, shape, generators).clamp(-1, 1)
+
+
+def upsample(stage: Stage, x_low: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Pictures [B, 3, S, S] in [-1, 1] to such of four times the side."""
+    upsampler = stage.network
+    x_low = x_low.to(upsampler.device, upsampler.dtype)
+
+    def predict(x_t: Tensor, t: Tensor) -> Tensor:
+        return upsampler(x_t.to(upsampler.dtype), t, x_low)
+
+    shape = (3, 4 * x_low.shape[-2], 4 * x_low.shape[-1])
+    generators = child_generators(list(seeds), stage.name)
+    return sample(stage, predict, 1.0, shape, generators).clamp(-1, 1)
+
+
+def sample(
+    stage: Stage,
+    predict: Callable[[Tensor, Tensor], Tensor],
+    scale: float,
+    shape: tuple[int, ...],
+    generators: list[torch.Generator],
+) -> Tensor:
+    """Sample [B, *shape] in float32, guided where the scale asks for both branches.
+
+    predict is given as many rows as branches() gives of the conditions.
+    """
+    learned_variance = bool(stage.network.config.get("learned_variance", False))
+
+    def guided(x_t: Tensor, t: Tensor) -> Tensor:
+        if scale in (0, 1):
+            return predict(x_t, t).to(x_t)
+        output = predict(torch.cat([x_t, x_t]), torch.cat([t, t])).to(x_t)
+        return guide(*output.chunk(2), scale, learned_variance)
+
+    return denoise(
+        guided,
+        randn_per_sample(shape, generators, stage.network.device),
+        stage.scheduler,
+        stage.steps,
+        generators,
+        learned_variance=learned_variance,
+        on_step=stage.on_step,
+        progress=stage.progress,
+        stage=stage.name,
+    )
+
+
+def branches(cond: Any, uncond: Any, scale: float) -> list:
+    """The branches that a guidance scale needs: 0 the unconditional one, 1 the other, else both."""
+    return [cond] if scale == 1 else [uncond] if scale == 0 else [cond, uncond]
+
+
+def check_finite(stage: str, what: str, *tensors: Tensor) -> None:
+    """Stop with the stage's name at values that are not finite."""
+    if not all(torch.isfinite(tensor).all() for tensor in tensors):
+        raise FloatingPointError(f"{stage}: {what} is not finite")
