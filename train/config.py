@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 import math
 import re
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -16,6 +17,7 @@ from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError
 
 
 class ConfigError(ValueError):
@@ -256,6 +258,32 @@ def build_network(network_class: type, arguments: dict[str, Any], **fixed: Any):
         return network_class(**fixed, **arguments)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"network: {error}") from error
+
+
+def load_network(network_class: type, folder: str, arguments: dict[str, Any]):
+    """Read trained weights to begin from, refusing those that do not fit the class or the config.
+
+    Raises:
+        ConfigError: naming the folder, and the argument or the weights that differ.
+    """
+    try:
+        network, facts = network_class.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise ConfigError(f"init: cannot read {folder}: {str(error).splitlines()[0]}") from error
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if facts[kind]:
+            raise ConfigError(f"init: {folder} has {kind.replace('_', ' ')}: {facts[kind][0]}")
+    for name, value in arguments.items():
+        made_with = network.config.get(name)
+        if isinstance(value, dict) and isinstance(made_with, dict):
+            made_with = {key: made_with.get(key) for key in value}
+        if json.dumps(value) != json.dumps(made_with):
+            raise ConfigError(
+                f"network.{name} is {value}, but the weights of init={folder} have {made_with}"
+            )
+    return network
 
 
 def save_config(config: StageConfig, path: Path) -> None:

@@ -23,7 +23,7 @@ from unclip.diffusion.sampling import (
 from unclip.diffusion.schedule import make_schedule
 from unclip.models.clip import CLIP
 from unclip.models.decoder import Decoder
-from unclip_train.config import DecoderConfig, build_network
+from unclip_train.config import DecoderConfig, build_network, load_network
 from unclip_train.data.loader import to_unit_range
 from unclip_train.draws import draw_noise_like, draw_timesteps
 from unclip_train.previews import picture_grid
@@ -109,7 +109,7 @@ def make_stage(config: DecoderConfig, preview_batch: dict) -> DecoderStage:
     """A decoder as the config describes it, beside the CLIP that conditions it."""
     clip = CLIP.from_pretrained(config.clip)
     if config.init:
-        network = Decoder.from_pretrained(config.init)
+        network = load_network(Decoder, config.init, config.network)
     else:
         arguments = dict(config.network)
         if arguments.get("text_encoder"):  # it reads the tokens of CLIP's tokenizer

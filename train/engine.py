@@ -162,8 +162,8 @@ class Engine:
         scaled = self.accelerator.scaler is not None  # fp16: the scaler skips such an update
         if not torch.isfinite(norm) and not scaled:
             raise FloatingPointError(
-                f"{self.stage.name}: gradient is {float(norm)} at step {self.step}; resume from the "
-                "last checkpoint with a lower optimizer.lr or run.precision=no"
+                f"{self.stage.name}: gradient is {float(norm)} at step {self.step}; resume from "
+                "the last checkpoint with a lower optimizer.lr or run.precision=no"
             )
         return norm
 

@@ -19,7 +19,7 @@ from unclip.diffusion.losses import simple_loss
 from unclip.diffusion.schedule import make_schedule
 from unclip.models.clip import CLIP
 from unclip.models.prior import Prior
-from unclip_train.config import PriorConfig, build_network
+from unclip_train.config import ConfigError, PriorConfig, build_network, load_network
 from unclip_train.data.loader import collate, to_unit_range
 from unclip_train.draws import draw_noise_like, draw_timesteps
 
@@ -67,8 +67,14 @@ class PriorStage:
 def make_stage(config: PriorConfig, dataset: Dataset) -> PriorStage:
     """A prior as the config describes it, with the statistics of the data it will learn."""
     clip = CLIP.from_pretrained(config.clip)
+    width = clip.model.config.text_config.hidden_size
+    if width != clip.embedding_dim:
+        raise ConfigError(
+            f"clip: the prior needs text states as wide as embeddings, but {config.clip} has "
+            f"{width} and {clip.embedding_dim}"
+        )
     if config.init:
-        return PriorStage(Prior.from_pretrained(config.init), clip, config)
+        return PriorStage(load_network(Prior, config.init, config.network), clip, config)
     prior = build_network(
         Prior, config.network, embedding_dim=clip.embedding_dim, context=clip.context
     )

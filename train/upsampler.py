@@ -21,7 +21,7 @@ from unclip.diffusion.sampling import (
 )
 from unclip.diffusion.schedule import make_schedule
 from unclip.models.upsampler import Upsampler, resize
-from unclip_train.config import UpsamplerConfig, build_network
+from unclip_train.config import UpsamplerConfig, build_network, load_network
 from unclip_train.data.loader import to_unit_range
 from unclip_train.draws import draw_noise_like, draw_timesteps
 from unclip_train.previews import picture_grid
@@ -86,7 +86,7 @@ class UpsamplerStage:
 def make_stage(config: UpsamplerConfig, preview_batch: dict) -> UpsamplerStage:
     """An upsampler as the config describes it."""
     if config.init:
-        network = Upsampler.from_pretrained(config.init)
+        network = load_network(Upsampler, config.init, config.network)
     else:
         network = build_network(Upsampler, config.network)
     return UpsamplerStage(network, config, preview_batch)

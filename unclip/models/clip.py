@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer
 
@@ -156,11 +157,20 @@ class CLIP(nn.Module):
 
         Raises:
             FileNotFoundError: when the folder holds no CLIP.
+            OSError: when its weights are broken or do not fit its config.
         """
         folder = Path(folder)
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(f"no CLIP in {folder}: it has no config.json")
-        model = CLIPModel.from_pretrained(folder, local_files_only=True, **kwargs)
+        try:
+            model, facts = CLIPModel.from_pretrained(
+                folder, local_files_only=True, output_loading_info=True, **kwargs
+            )
+        except (SafetensorError, RuntimeError) as error:
+            raise OSError(f"cannot read the CLIP in {folder}: {error}") from error
+        for kind in ("missing_keys", "mismatched_keys"):
+            if facts[kind]:
+                raise OSError(f"the CLIP in {folder} has {kind.replace('_', ' ')}: {facts[kind]}")
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         return cls(model.eval(), tokenizer, **read_pixel_statistics(folder))
 
