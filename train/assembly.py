@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from unclip_train.config import AssemblyConfig
+
 REQUIRED = ("clip", "prior", "decoder")
 OPTIONAL = ("upsampler_256", "upsampler_1024")
 
 
-def assemble_model(runs: Path, output: Path, dtype: str = "bf16") -> Path:
-    """Write the averaged networks of runs/<stage>/model as one pipeline folder.
+def assemble_model(runs: Path, output: Path, config: AssemblyConfig) -> Path:
+    """Write the averaged networks of runs/<stage>/model as one pipeline folder, in bf16.
 
     Args:
         runs: holds a run folder for each of clip, prior and decoder, and for trained upsamplers.
         output: folder to write; it must not exist yet, or be empty.
-        dtype: of the stored weights, "bf16" or "fp32".
+        config: steps, guidance and samplers that calls of the model begin from.
 
     Raises:
         FileNotFoundError: naming the stage that has not been trained.
@@ -31,6 +33,11 @@ def assemble_model(runs: Path, output: Path, dtype: str = "bf16") -> Path:
     found = {stage: path for stage, path in stages.items() if (path / "config.json").is_file()}
     if output.exists() and any(output.iterdir()):
         raise FileExistsError(f"--output: {output} is not empty")
-    pipeline = UnCLIPPipeline.from_stages(**found)
-    pipeline.save_pretrained(output, dtype={"bf16": torch.bfloat16, "fp32": None}[dtype])
+    pipeline = UnCLIPPipeline.from_stages(
+        **found,
+        default_steps=config.steps,
+        default_guidance=config.guidance,
+        samplers=config.samplers,
+    )
+    pipeline.save_pretrained(output, dtype=torch.bfloat16)
     return output

@@ -13,14 +13,14 @@ EXAMPLES = """examples:
   unclip-train decoder --config configs/emoji/decoder.yaml
   unclip-train upsampler --config emoji/upsampler_256
   unclip-train upsampler --resolution 1024
-  unclip-train assemble --runs runs/emoji --output my-model
+  unclip-train assemble --config emoji/assemble --runs runs/emoji --output my-model
 
 The same command again goes on where the run stopped. Under `accelerate launch` it runs on many
 processes. Keys are those of the YAML file; --dry-run prints the whole configuration.
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The words of the command line."""
     parser = argparse.ArgumentParser(
         "unclip-train",
@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; 0 when done, 2 for a mistake in the words, 1 for a run that failed."""
-    args = parser().parse_intermixed_args(arguments)
+    args = build_parser().parse_intermixed_args(arguments)
     try:
         return assemble(args) if args.stage == "assemble" else train(args)
     except Exception as error:
@@ -149,11 +149,16 @@ def make_stage(name: str, config):
 def assemble(args: argparse.Namespace) -> int:
     """Write the trained stages of a folder of runs as one model."""
     from unclip_train.assembly import assemble_model
-    from unclip_train.config import ConfigError
+    from unclip_train.config import AssemblyConfig, ConfigError, load_config
 
     if not args.runs or not args.output:
         raise ConfigError("assemble needs --runs FOLDER and --output FOLDER")
-    print(assemble_model(Path(args.runs), Path(args.output)))
+    config = AssemblyConfig()
+    if args.config:
+        config = load_config("assemble", args.config, args.overrides)
+    elif args.overrides:
+        raise ConfigError(f"{args.overrides[0]}: settings need a --config to change")
+    print(assemble_model(Path(args.runs), Path(args.output), config))
     return 0
 
 

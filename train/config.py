@@ -117,11 +117,21 @@ class UpsamplerConfig(StageConfig):
     max_noise_level: int = 0  # noise added to the small picture, where the network is told of it
 
 
-SCHEMAS: dict[str, type[StageConfig]] = {
+@dataclass
+class AssemblyConfig:
+    """unclip-train assemble: how the finished model is sampled where a call does not say."""
+
+    steps: dict[str, Any] = field(default_factory=dict)  # by stage: a number or a named list
+    guidance: dict[str, float] = field(default_factory=dict)  # of the prior and the decoder
+    samplers: dict[str, str] = field(default_factory=dict)  # by stage: ddpm, ddim or dpm++
+
+
+SCHEMAS: dict[str, type] = {
     "clip": ClipConfig,
     "prior": PriorConfig,
     "decoder": DecoderConfig,
     "upsampler": UpsamplerConfig,
+    "assemble": AssemblyConfig,
 }
 
 # (smallest, largest) of every bounded key, by its last name
@@ -162,11 +172,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
 SECRET = re.compile(r"\$\{oc\.env:[^}]*(TOKEN|KEY|SECRET|PASSWORD)", re.IGNORECASE)
 
 
-def load_config(stage: str, path: str | Path, overrides: list[str] = ()) -> StageConfig:
+def load_config(stage: str, path: str | Path, overrides: list[str] = ()) -> Any:
     """Read a stage's YAML file, apply key=value overrides, and check every value.
 
     Args:
-        stage: "clip", "prior", "decoder" or "upsampler".
+        stage: "clip", "prior", "decoder", "upsampler" or "assemble".
         path: a file, or a name within the installed configs such as "emoji/decoder".
         overrides: words such as "run.steps=100".
 

@@ -25,7 +25,7 @@ def stage_of(name: str) -> str:
 def test_every_family_has_every_stage():
     stages = {"clip", "prior", "decoder", "upsampler_256", "upsampler_1024"}
     for family in ("emoji", "dalle2", "tiny"):
-        assert {name.split("/")[1] for name in SHIPPED if name.startswith(family)} == stages
+        assert stages <= {name.split("/")[1] for name in SHIPPED if name.startswith(family)}
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -107,4 +107,4 @@ def test_saved_config_loads_again(tmp_path):
 
 
 def test_schemas_cover_the_stages():
-    assert set(SCHEMAS) == {"clip", "prior", "decoder", "upsampler"}
+    assert set(SCHEMAS) == {"clip", "prior", "decoder", "upsampler", "assemble"}
