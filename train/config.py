@@ -114,6 +114,7 @@ class UpsamplerConfig(StageConfig):
     """unclip-train upsampler."""
 
     degradation: str = "blur"  # of the small picture: "blur", "bsr_light" or "bsr"
+    max_loss_weight: float = 400.0  # of an x_0 prediction at little noise, in x_0_loss_as_v
     max_noise_level: int = 0  # noise added to the small picture, where the network is told of it
 
 
@@ -161,6 +162,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "vlb_weight": (0, math.inf),
     "min_snr_gamma": (0, math.inf),
     "max_noise_level": (0, 999),
+    "max_loss_weight": (1, math.inf),
     "statistics_samples": (2, math.inf),
 }
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -245,7 +247,7 @@ def check_values(config: Any, prefix: str = "") -> None:
         key, value = prefix + entry.name, getattr(config, entry.name)
         if is_dataclass(value):
             check_values(value, f"{key}.")
-        if entry.name in RANGES:
+        if entry.name in RANGES and isinstance(value, int | float):
             low, high = RANGES[entry.name]
             if not (math.isfinite(value) and low <= value <= high):
                 raise ConfigError(f"{key} must lie between {low} and {high}, not {value}")

@@ -36,6 +36,7 @@ class UpsamplerStage:
 
     def __init__(self, network: Upsampler, config: UpsamplerConfig, preview_batch: dict):
         self.network = network
+        self.max_loss_weight = config.max_loss_weight
         self.max_noise_level = config.max_noise_level if network.config.noise_conditioning else 0
         self.preview_batch = preview_batch
         self.schedule = make_schedule(network.config.schedule, network.config.num_train_timesteps)
@@ -57,7 +58,7 @@ class UpsamplerStage:
         prediction = network(x_t, t, x_low, noise_level).float()
         kind = self.network.config.prediction
         if kind == "x_0":
-            error = x_0_loss_as_v(self.schedule, prediction, x_0, t)
+            error = x_0_loss_as_v(self.schedule, prediction, x_0, t, self.max_loss_weight)
         else:
             error = simple_loss(prediction, target_for(self.schedule, kind, x_0, eps, t))
         return {"loss": error.mean()}
