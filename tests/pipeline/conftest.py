@@ -65,7 +65,7 @@ def make_stages() -> dict:
     return stages
 
 
-def make_pipe(**overrides) -> UnCLIPPipeline:
+def new_pipe(**overrides) -> UnCLIPPipeline:
     """A new tiny pipeline; overrides are arguments of from_stages."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -76,15 +76,21 @@ def make_pipe(**overrides) -> UnCLIPPipeline:
 
 
 @pytest.fixture(scope="session")
+def make_pipe():
+    """Make a new tiny pipeline; see new_pipe."""
+    return new_pipe
+
+
+@pytest.fixture(scope="session")
 def pipe():
     """A tiny pipeline that no test changes."""
-    return make_pipe()
+    return new_pipe()
 
 
 @pytest.fixture
 def own_pipe():
     """A tiny pipeline, the same one, for a test to change."""
-    return make_pipe()
+    return new_pipe()
 
 
 @pytest.fixture(scope="session")

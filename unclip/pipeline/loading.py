@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -166,7 +167,7 @@ def read_tokenizer(folder: Path, root: Path) -> CLIPTokenizer:
 def read_scheduler(folder: Path, class_name: str, root: Path) -> SchedulerMixin:
     """The scheduler of a stage."""
     path = folder / "scheduler_config.json"
-    config = read_json(path, root)
+    config = read_json(path, root, constants={"-Infinity": -math.inf})  # of DPM-Solver's defaults
     cls = {cls.__name__: cls for cls in SCHEDULERS}[class_name]
     if config.get("_class_name") != class_name:
         raise ModelFileError(f"{path}: _class_name must be {class_name}")
@@ -190,7 +191,8 @@ def read_scheduler(folder: Path, class_name: str, root: Path) -> SchedulerMixin:
 def build_empty(config_path: Path, make: Callable[[], nn.Module]) -> nn.Module:
     """A network whose parameters have shapes but no values yet; its buffers are real."""
     try:
-        with _BUILDING, init_empty_weights(include_buffers=False):
+        # fork_rng: some networks draw numbers even so, and the process shall not notice
+        with _BUILDING, torch.random.fork_rng([]), init_empty_weights(include_buffers=False):
             return make()
     except Exception as error:  # whatever goes wrong here comes from the values of the config
         raise ModelFileError(f"{config_path}: {one_line(error)}") from error
@@ -274,22 +276,23 @@ def inside(path: Path, root: Path) -> Path:
     return path
 
 
-def read_json(path: Path, root: Path) -> dict:
-    """The object of a JSON file."""
+def read_json(path: Path, root: Path, constants: dict[str, float] | None = None) -> dict:
+    """The object of a JSON file, without NaN or Infinity unless constants has them."""
+
+    def constant(word: str) -> float:
+        if word not in (constants or {}):
+            raise ValueError(f"{word} is not JSON")
+        return constants[word]
+
     if inside(path, root).stat().st_size > MAX_JSON_BYTES:
         raise ModelFileError(f"{path}: larger than {MAX_JSON_BYTES >> 20} MiB")
     try:
-        value = json.loads(path.read_text("utf-8"), parse_constant=refuse_constant)
+        value = json.loads(path.read_text("utf-8"), parse_constant=constant)
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{path}: no valid JSON ({one_line(error)})") from None
     if not isinstance(value, dict):
         raise ModelFileError(f"{path}: must hold an object")
     return value
-
-
-def refuse_constant(word: str) -> None:
-    """Refuse NaN and Infinity, which JSON does not have."""
-    raise ValueError(f"{word} is not JSON")
 
 
 def refuse_unknown(path: Path, config: dict, known: set[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +23,14 @@ class UnCLIPOutput(BaseOutput):
         image_embeds: z_img [B, D] that the pictures were decoded from.
         seeds: the seed of each picture.
         low_res: pictures of the earlier stages by their side (64, 256), in the form of images.
+        settings: what else it takes to draw them again: stages, steps, guidance, sampler, size.
     """
 
     images: Images
     image_embeds: Tensor
     seeds: list[int]
     low_res: dict[int, Images]
+    settings: dict[str, Any]
 
 
 def finished(x: Tensor, output_type: str) -> Images:

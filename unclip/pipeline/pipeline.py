@@ -35,6 +35,12 @@ DEFAULT_SAMPLERS = {
     "upsampler_256": "ddim",
     "upsampler_1024": "ddim",
 }
+SAMPLER_NAMES = {
+    "DDPMScheduler": "ddpm",
+    "DDIMScheduler": "ddim",
+    "DPMSolverMultistepScheduler": "dpm++",
+}
+
 OnStep = Callable[["UnCLIPPipeline", int, int, dict], Mapping[str, Tensor] | None]
 
 
@@ -224,6 +230,11 @@ class UnCLIPPipeline(DiffusionPipeline):
                 nn.Module.to(network, dtype)
         return self
 
+    def sampler(self, stage: str) -> str:
+        """The name of a stage's sampler; of a scheduler that has none, that of its class."""
+        name = type(self.components[f"{stage}_scheduler"]).__name__
+        return SAMPLER_NAMES.get(name, name)
+
     def use_sampler(self, stage: str, sampler: str) -> None:
         """Give a stage another sampler: "ddpm", "ddim" or "dpm++"."""
         arguments.check_choice("stage", stage, STAGES)
@@ -286,7 +297,9 @@ class UnCLIPPipeline(DiffusionPipeline):
         if order.size < x.shape[-1]:
             x = F.interpolate(x.float(), (order.size, order.size), mode="area")
         low_res = {x_low.shape[-1]: finished(x_low, output_type) for x_low in earlier}
-        output = UnCLIPOutput(finished(x, output_type), z_img.cpu(), order.seeds, low_res)
+        settings = self._settings(order, num_prior_candidates)
+        images = finished(x, output_type)
+        output = UnCLIPOutput(images, z_img.cpu(), order.seeds, low_res, settings)
         return output if return_dict else output.to_tuple()
 
     def _order(self, given: dict[str, Any]) -> Order:
@@ -303,6 +316,19 @@ class UnCLIPPipeline(DiffusionPipeline):
             guidance={**self.config.default_guidance, **present(scales)},
             **{name: given[name] for name in (*same, "size", "generator", "seeds")},
         )
+
+    def _settings(self, order: Order, num_prior_candidates: int) -> dict[str, Any]:
+        """What a call did, but for captions and seeds, in words that JSON can hold."""
+        led = bool(order.pictures) or order.embeddings is not None
+        names = [*([] if led else ["prior"]), *order.stages]
+        settings = {
+            "stages": names,
+            "steps": {name: order.steps[name] for name in names},
+            "guidance": {name: order.guidance[name] for name in names if name in order.guidance},
+            "sampler": {name: self.sampler(name) for name in names},
+            "size": order.size,
+        }
+        return settings if led else {**settings, "num_prior_candidates": num_prior_candidates}
 
     def _conditions(
         self, order: Order, num_candidates: int, on_step: OnStep | None
