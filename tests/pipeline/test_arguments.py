@@ -41,6 +41,7 @@ BAD = [
     ("decoder_num_inference_steps", {"decoder_num_inference_steps": [1, 2]}),
     ("upsampler_1024_num_inference_steps", {"upsampler_1024_num_inference_steps": 0}),
     ("num_prior_candidates", {"num_prior_candidates": 0}),
+    ("num_prior_candidates", {"num_prior_candidates": 10**9}),
     ("image", {"image": "cat.png"}),
     ("image", {"image": []}),
     ("image", {"image": torch.full((3, 8, 8), -0.5)}),

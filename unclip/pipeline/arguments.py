@@ -22,6 +22,7 @@ STAGES = ("prior", "decoder", "upsampler_256", "upsampler_1024")
 GUIDED = ("prior", "decoder")
 OUTPUT_TYPES = ("pil", "np", "pt")
 MAX_GUIDANCE = 100.0
+MAX_COUNT = 1000  # of pictures of a caption, and of candidates of the prior
 NUM_SEEDS = 2**63
 
 # Of a model that names nothing else: Karlo's steps, GLIDE's guidance, the paper's lists for DDIM.
@@ -132,9 +133,9 @@ def spread(argument: str, values: Any, num_subjects: int) -> Any:
 
 
 def check_count(argument: str, value: Any) -> int:
-    """A number of things, from 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{argument}: give a whole number from 1, not {short(value)}")
+    """A number of things, from 1 to 1000."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_COUNT:
+        raise ValueError(f"{argument}: give a number from 1 to {MAX_COUNT}, not {short(value)}")
     return value
 
 
