@@ -107,6 +107,8 @@ class DecoderConfig(StageConfig):
     drop_z_img: float = 0.1  # DALL-E 2, section 2.1
     vlb_weight: float = 0.001  # of L_vlb where the variance is learned
     min_snr_gamma: float = 0.0  # 0: every timestep weighs the same
+    timestep_std: float = 0.0  # of logit-normal timesteps; 0: all are equally frequent
+    timestep_mean: float = 0.0  # of the same; above 0 prefers much noise
 
 
 @dataclass
@@ -161,6 +163,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "drop_z_img": (0, 1),
     "vlb_weight": (0, math.inf),
     "min_snr_gamma": (0, math.inf),
+    "timestep_std": (0, 10),
+    "timestep_mean": (-10, 10),
     "max_noise_level": (0, 999),
     "max_loss_weight": (1, math.inf),
     "statistics_samples": (2, math.inf),

@@ -25,7 +25,11 @@ from unclip.models.clip import CLIP
 from unclip.models.decoder import Decoder
 from unclip_train.config import DecoderConfig, build_network, load_network
 from unclip_train.data.loader import to_unit_range
-from unclip_train.draws import draw_noise_like, draw_timesteps
+from unclip_train.draws import (
+    draw_logit_normal_timesteps,
+    draw_noise_like,
+    draw_timesteps,
+)
 from unclip_train.previews import picture_grid
 
 PREVIEW_STEPS = 25
@@ -60,11 +64,18 @@ class DecoderStage:
             text = self.clip.encode_text(captions)
         z_img = torch.where(no_z_img[:, None], self.network.null_z_img(len(x_0)), z_img)
 
-        t = draw_timesteps(self.schedule.num_steps, generators, device)
+        t = self._timesteps(generators, device)
         eps = draw_noise_like(x_0, generators)
         x_t = q_sample(self.schedule, x_0, t, eps)
         output = network(x_t, t, z_img, text).float()
         return {"loss": (self._weight(t) * self._error(output, x_0, x_t, eps, t)).mean()}
+
+    def _timesteps(self, generators: list[torch.Generator], device: torch.device) -> Tensor:
+        num_steps, std = self.schedule.num_steps, self.config.timestep_std
+        if not std:
+            return draw_timesteps(num_steps, generators, device)
+        mean = self.config.timestep_mean
+        return draw_logit_normal_timesteps(num_steps, mean, std, generators, device)
 
     def _error(self, output: Tensor, x_0: Tensor, x_t: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         kind = self.network.config.prediction

@@ -16,6 +16,17 @@ def draw_timesteps(num_steps: int, generators: Sequence[torch.Generator], device
     return torch.cat(draws).to(device)
 
 
+def draw_logit_normal_timesteps(
+    num_steps: int, mean: float, std: float, generators: Sequence[torch.Generator], device
+) -> Tensor:
+    """Timesteps [B] with t / T = sigmoid(mean + std n), n ~ N(0, 1)   (SD3, 2403.03206).
+
+    A positive mean prefers much noise, where a picture's layout is decided.
+    """
+    n = randn_per_sample((), generators)
+    return (num_steps * torch.sigmoid(mean + std * n)).long().clamp(0, num_steps - 1).to(device)
+
+
 def draw_noise_like(x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Standard normal noise of the shape of x, sample i from generators[i]."""
     return randn_per_sample(x.shape[1:], generators, x.device)
