@@ -1,7 +1,7 @@
 """Draw the pictures that the documentation shows: a grid of captions, each drawn once.
 
-    python docs/draw_samples.py --output docs/samples.png
-    python docs/draw_samples.py --captions "a red apple" "a rocket" --columns 2 --output two.png
+python docs/draw_samples.py --output docs/samples.png
+python docs/draw_samples.py --captions "a red apple" "a rocket" --columns 2 --output two.png
 """
 
 from __future__ import annotations

@@ -470,7 +470,7 @@ def test_a_planted_import_is_found(module, source):
         ),
         ("unclip_train.prior", "from unclip import Prior, __version__"),
         ("unclip_train.prior", "import unclip\nx = unclip.Prior"),
-        ("unclip_train.previews", "from unclip import UnCLIPPipeline"),
+        ("unclip_train.assembly", "from unclip import UnCLIPPipeline"),
         ("unclip_train.data.cli", "from ..data import drawings"),
         ("unclip_sample.cli", "def f():\n    from unclip import UnCLIPPipeline"),
     ],

@@ -85,9 +85,20 @@ def train(args: argparse.Namespace) -> int:
         return 0
     from unclip_train.engine import Engine
 
+    if not sys.stderr.isatty():
+        silence_progress_bars()
     stage, dataset = make_stage(args.stage, config)
     Engine(stage, dataset, config).train()
     return 0
+
+
+def silence_progress_bars() -> None:
+    """Keep the libraries' bars out of files and pipes."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()
 
 
 def check_paths(config) -> None:
