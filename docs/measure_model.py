@@ -1,6 +1,6 @@
 """Measure how often CLIP finds the right caption for a drawn picture (R@1, R@5 among 100).
 
-    python docs/measure_model.py --data data/emoji --num-pairs 100
+    python docs/measure_model.py --data data/emoji --num-pairs 110
 
 Captions are "<name>, <style> style" of concepts that all families draw; each picture is ranked
 against its own caption and 99 of other concepts. The judge is the model's own CLIP, which is no
