@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 STAGES = ("clip", "prior", "decoder", "upsampler")
 EXAMPLES = """examples:
@@ -20,9 +21,17 @@ processes. Keys are those of the YAML file; --dry-run prints the whole configura
 """
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong on one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Name the argument and leave."""
+        self.exit(2, f"{self.prog}: {message.removeprefix('argument ')}\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The words of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "unclip-train",
         description="Train or resume one stage of unCLIP.",
         epilog=EXAMPLES,

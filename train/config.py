@@ -226,7 +226,7 @@ def config_path(path: str | Path) -> Path:
 def explain(error: OmegaConfBaseException, schema: type, path: str | Path) -> str:
     """One line that names the key at fault and the nearest right one."""
     key = getattr(error, "full_key", None) or ""
-    first_line = str(error).splitlines()[0]
+    first_line = str(error).splitlines()[0].split(". Did you mean")[0]
     known = list(key_names(schema))
     near = difflib.get_close_matches(key, known, 1) or difflib.get_close_matches(
         key.rsplit(".", 1)[-1], [name.rsplit(".", 1)[-1] for name in known], 1

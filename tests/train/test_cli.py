@@ -23,7 +23,8 @@ def complaint(capsys, arguments: list[str]) -> str:
 def test_unknown_stage(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["unpsampler", "--config", "tiny/decoder"])
-    assert stop.value.code == 2 and "upsampler" in capsys.readouterr().err
+    line = capsys.readouterr().err
+    assert stop.value.code == 2 and "upsampler" in line and line.count("\n") == 1
 
 
 def test_missing_config(capsys):

@@ -5,6 +5,8 @@ import json
 import sys
 import traceback
 
+from unclip_train.cli import Parser
+
 STYLES = ("noto", "twemoji", "fluent", "flat")
 
 
@@ -32,7 +34,7 @@ def one_line(error: Exception) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line's arguments; imports nothing heavy."""
-    parser = argparse.ArgumentParser(prog="unclip-data", description=__doc__)
+    parser = Parser(prog="unclip-data", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     emoji = commands.add_parser("emoji", help="render the open emoji sets into a folder")
     _add_rendering(emoji, sizes=[64])
