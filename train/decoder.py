@@ -29,6 +29,7 @@ from unclip_train.draws import (
     draw_logit_normal_timesteps,
     draw_noise_like,
     draw_timesteps,
+    drop_captions,
 )
 from unclip_train.previews import picture_grid
 
@@ -54,11 +55,8 @@ class DecoderStage:
         device = next(network.parameters()).device
         self.clip.to(device)
         x_0 = to_unit_range(batch["image"], device)  # [B, 3, S, S]
-        no_text = drop_mask(self.config.drop_text, generators).tolist()
+        captions = drop_captions(batch["caption"], self.config.drop_text, generators)
         no_z_img = drop_mask(self.config.drop_z_img, generators).to(device)
-        captions = [
-            "" if drop else caption for drop, caption in zip(no_text, batch["caption"], strict=True)
-        ]
         with torch.no_grad():
             z_img = self.clip.encode_image(x_0)  # [B, D]
             text = self.clip.encode_text(captions)

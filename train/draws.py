@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from unclip.diffusion.guidance import drop_mask
 from unclip.diffusion.sampling import randn_per_sample
 
 
@@ -25,6 +26,14 @@ def draw_logit_normal_timesteps(
     """
     n = randn_per_sample((), generators)
     return (num_steps * torch.sigmoid(mean + std * n)).long().clamp(0, num_steps - 1).to(device)
+
+
+def drop_captions(
+    captions: Sequence[str], probability: float, generators: Sequence[torch.Generator]
+) -> list[str]:
+    """The captions, each emptied with the probability given, for classifier-free guidance."""
+    dropped = drop_mask(probability, generators).tolist()
+    return ["" if drop else caption for drop, caption in zip(dropped, captions, strict=True)]
 
 
 def draw_noise_like(x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

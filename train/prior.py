@@ -14,14 +14,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from unclip.diffusion.gaussian import q_sample
-from unclip.diffusion.guidance import drop_mask
 from unclip.diffusion.losses import simple_loss
 from unclip.diffusion.schedule import make_schedule
 from unclip.models.clip import CLIP
 from unclip.models.prior import Prior
 from unclip_train.config import ConfigError, PriorConfig, build_network, load_network
 from unclip_train.data.loader import collate, to_unit_range
-from unclip_train.draws import draw_noise_like, draw_timesteps
+from unclip_train.draws import draw_noise_like, draw_timesteps, drop_captions
 
 
 class PriorStage:
@@ -41,10 +40,7 @@ class PriorStage:
         """Squared error of the predicted embedding, and its cosine with the true one."""
         device = next(network.parameters()).device
         self.clip.to(device)
-        dropped = drop_mask(self.drop_text, generators).tolist()
-        captions = [
-            "" if drop else caption for drop, caption in zip(dropped, batch["caption"], strict=True)
-        ]
+        captions = drop_captions(batch["caption"], self.drop_text, generators)
         with torch.no_grad():
             z_img = self.clip.encode_image(to_unit_range(batch["image"], device))
             text = self.clip.encode_text(captions)
