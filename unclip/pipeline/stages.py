@@ -16,7 +16,13 @@ from diffusers import SchedulerMixin
 from torch import Tensor, nn
 
 from unclip.diffusion.guidance import guide
-from unclip.diffusion.sampling import Steps, child_generators, denoise, randn_per_sample
+from unclip.diffusion.sampling import (
+    Predict,
+    Steps,
+    child_generators,
+    denoise,
+    randn_per_sample,
+)
 from unclip.models.clip import CLIP, TextEncoding
 
 MAX_CHARACTERS_PER_TOKEN = 100  # of a caption too long to be counted to its end
@@ -29,8 +35,8 @@ logger = logging.getLogger("unclip")
 class Stage:
     """A network and how it is sampled.
 
-    on_step and progress are those of denoise(); name is the stream of noise, and the stage that
-    errors name.
+    eta, on_step and progress are those of denoise(); name is the stream of noise, and the stage
+    that errors name. x_T [B, ...] is where sampling begins, in place of fresh noise.
     """
 
     name: str
@@ -39,6 +45,13 @@ class Stage:
     steps: Steps
     on_step: Callable[[int, int, Tensor], Tensor | None] | None = None
     progress: Callable[[Sequence[int]], Iterable[int]] | None = None
+    x_T: Tensor | None = None
+    eta: float = 0.0
+
+    @property
+    def learned_variance(self) -> bool:
+        """Whether the network's output has a second half, the variance."""
+        return bool(self.network.config.get("learned_variance", False))
 
 
 def encode(clip: CLIP, captions: Sequence[str]) -> TextEncoding:
@@ -93,7 +106,8 @@ def sample_prior(
         return prior(x_t, t, rows)
 
     with torch.autocast(prior.device.type, enabled=False):
-        z = sample(stage, predict, guidance_scale, (prior.config.embedding_dim,), generators)
+        predict = guided(stage, predict, guidance_scale)
+        z = sample(stage, predict, (prior.config.embedding_dim,), generators)
         z = prior.denormalize(z.to(prior.device))
     check_finite(stage.name, "the embedding it ends with", z)
     z = z.reshape(num_candidates, len(seeds), -1)  # [K, B, D]
@@ -113,19 +127,31 @@ def sample_decoder(
 
     Guidance leads away from the negative caption (the empty text) without an embedding.
     """
+    size = stage.network.config.size
+    predict = decoder_predictor(stage, z_img, text, negative, guidance_scale)
+    generators = child_generators(list(seeds), stage.name)
+    return sample(stage, predict, (3, size, size), generators).clamp(-1, 1)
+
+
+def decoder_predictor(
+    stage: Stage,
+    z_img: Tensor,
+    text: TextEncoding,
+    negative: TextEncoding,
+    guidance_scale: float,
+) -> Predict:
+    """The decoder's guided prediction of (x_t [B, 3, S, S], t [B]) for z_img and captions."""
     decoder = stage.network
     place = {"device": decoder.device, "dtype": decoder.dtype}
     text, negative = text.to(**place), negative.to(**place)
-    null = decoder.null_z_img(len(seeds)).to(**place)
+    null = decoder.null_z_img(len(z_img)).to(**place)
     embeddings = torch.cat(branches(z_img.to(**place), null, guidance_scale))
     rows = TextEncoding.cat(branches(text, negative, guidance_scale))
 
     def predict(x_t: Tensor, t: Tensor) -> Tensor:
         return decoder(x_t.to(decoder.dtype), t, embeddings, rows)
 
-    shape = (3, decoder.config.size, decoder.config.size)
-    generators = child_generators(list(seeds), stage.name)
-    return sample(stage, predict, guidance_scale, shape, generators).clamp(-1, 1)
+    return guided(stage, predict, guidance_scale)
 
 
 def upsample(stage: Stage, x_low: Tensor, seeds: Sequence[int]) -> Tensor:
@@ -138,38 +164,42 @@ def upsample(stage: Stage, x_low: Tensor, seeds: Sequence[int]) -> Tensor:
 
     shape = (3, 4 * x_low.shape[-2], 4 * x_low.shape[-1])
     generators = child_generators(list(seeds), stage.name)
-    return sample(stage, predict, 1.0, shape, generators).clamp(-1, 1)
+    return sample(stage, predict, shape, generators).clamp(-1, 1)
 
 
-def sample(
-    stage: Stage,
-    predict: Callable[[Tensor, Tensor], Tensor],
-    scale: float,
-    shape: tuple[int, ...],
-    generators: list[torch.Generator],
-) -> Tensor:
-    """Sample [B, *shape] in float32, guided where the scale asks for both branches.
+def guided(stage: Stage, predict: Predict, scale: float) -> Predict:
+    """A prediction with classifier-free guidance, where the scale asks for both branches.
 
     predict is given as many rows as branches() gives of the conditions.
     """
-    learned_variance = bool(stage.network.config.get("learned_variance", False))
 
-    def guided(x_t: Tensor, t: Tensor) -> Tensor:
+    def guided_predict(x_t: Tensor, t: Tensor) -> Tensor:
         if scale in (0, 1):
             return predict(x_t, t).to(x_t)
         output = predict(torch.cat([x_t, x_t]), torch.cat([t, t])).to(x_t)
-        return guide(*output.chunk(2), scale, learned_variance)
+        return guide(*output.chunk(2), scale, stage.learned_variance)
 
+    return guided_predict
+
+
+def sample(
+    stage: Stage, predict: Predict, shape: tuple[int, ...], generators: list[torch.Generator]
+) -> Tensor:
+    """Sample [B, *shape] in float32 from the stage's x_T, or from noise of the generators."""
+    x_T = stage.x_T
+    if x_T is None:
+        x_T = randn_per_sample(shape, generators, stage.network.device)
     return denoise(
-        guided,
-        randn_per_sample(shape, generators, stage.network.device),
+        predict,
+        x_T.to(stage.network.device),
         stage.scheduler,
         stage.steps,
         generators,
-        learned_variance=learned_variance,
+        learned_variance=stage.learned_variance,
         on_step=stage.on_step,
         progress=stage.progress,
         stage=stage.name,
+        eta=stage.eta,
     )
 
 
