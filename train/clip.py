@@ -9,11 +9,18 @@ import json
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
+from transformers import (
+    CONFIG_MAPPING,
+    CLIPModel,
+    CLIPTokenizer,
+    VisionTextDualEncoderConfig,
+    VisionTextDualEncoderModel,
+)
 from transformers import CLIPConfig as HFClipConfig
-from transformers import CLIPModel, CLIPTokenizer
 
 from unclip.diffusion.losses import contrastive_loss
 from unclip.models.clip import CLIP
@@ -29,15 +36,17 @@ class ClipStage:
 
     name = "clip"
 
-    def __init__(self, network: CLIP):
-        self.network = network
+    def __init__(self, network: ClipTrainer, augment: bool = False):
+        self.network, self.augment = network, augment
 
     def loss(
         self, network: nn.Module, batch: dict, generators: list[torch.Generator]
     ) -> dict[str, Tensor]:
         """Cross entropy over the batch's pairs, both ways, and how often the nearest is right."""
         device = next(network.parameters()).device
-        z_img, z_txt, logit_scale = network(to_unit_range(batch["image"], device), batch["caption"])
+        x = to_unit_range(batch["image"], device)
+        x = augmented(x, generators) if self.augment else x
+        z_img, z_txt, logit_scale = network(x, batch["caption"])
         logits = z_img @ z_txt.T  # [B, B]
         right = logits.argmax(1) == torch.arange(len(logits), device=device)
         return {
@@ -69,10 +78,35 @@ class ClipTrainer(nn.Module):
         return z_img, z_txt, self.clip.model.logit_scale.clamp(max=MAX_LOG_SCALE).exp()
 
 
+def augmented(x: Tensor, generators: list[torch.Generator]) -> Tensor:
+    """Pictures [B, 3, S, S] in [-1, 1] moved, scaled, tinted and softened, each by its generator.
+
+    So little that captions stay true. It keeps the picture tower from learning drawings by heart,
+    and from minding the faults of generated ones: soft edges, grain, colours a little off.
+    """
+    draws = torch.stack([torch.rand(9, generator=g) for g in generators]).to(x)  # [B, 9]
+    scale, shift = 0.85 + 0.3 * draws[:, 0], 0.16 * (draws[:, 1:3] - 0.5)
+    theta = x.new_zeros(len(x), 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = scale
+    theta[:, :, 2] = shift
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    x = x * (0.85 + 0.3 * draws[:, 3:6, None, None]) + 0.2 * (draws[:, 6, None, None, None] - 0.5)
+    soft = F.interpolate(F.avg_pool2d(x, 2), x.shape[-2:], mode="bilinear", align_corners=False)
+    x = torch.where(draws[:, 7, None, None, None] < 0.25, soft, x)
+    grain = torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators]).to(x)
+    strength = 0.15 * (draws[:, 8] - 0.7).clamp(min=0) / 0.3
+    return (x + strength[:, None, None, None] * grain).clamp(-1, 1)
+
+
 def make_stage(config: ClipConfig, captions: list[str]) -> ClipStage:
-    """A CLIP as the config describes it, with a tokenizer trained on the captions."""
+    """A CLIP as the config describes it, with a tokenizer trained on the captions.
+
+    network.vision.model_type names another picture tower than CLIP's own (resnet, say); the two
+    are then joined as a VisionTextDualEncoderModel.
+    """
     if config.init:
-        return ClipStage(ClipTrainer(CLIP.from_pretrained(config.init)))
+        return ClipStage(ClipTrainer(CLIP.from_pretrained(config.init)), config.augment)
     tokenizer = train_tokenizer(captions, config.vocab_size)
     arguments = dict(config.network)
     text = {
@@ -89,9 +123,23 @@ def make_stage(config: ClipConfig, captions: list[str]) -> ClipStage:
             f"network.{min(set(arguments) - known)} is unknown to a CLIP "
             f"(known: text, vision, {', '.join(sorted(known))})"
         )
-    hf_config = HFClipConfig(text_config=text, vision_config=vision, **arguments)
-    clip = CLIP(CLIPModel(hf_config), tokenizer, CENTRED, CENTRED)
-    return ClipStage(ClipTrainer(clip))
+    clip = CLIP(make_model(text, vision, arguments), tokenizer, CENTRED, CENTRED)
+    return ClipStage(ClipTrainer(clip), config.augment)
+
+
+def make_model(text: dict, vision: dict, more: dict) -> CLIPModel | VisionTextDualEncoderModel:
+    """Two towers from random weights."""
+    kind = vision.get("model_type")
+    if kind in (None, "clip_vision_model"):
+        return CLIPModel(HFClipConfig(text_config=text, vision_config=vision, **more))
+    if kind not in CONFIG_MAPPING:
+        raise ConfigError(f"network.vision.model_type {kind!r} is unknown to transformers")
+    for key in ("hidden_size", "image_size"):
+        if vision.get(key) is None:
+            raise ConfigError(f"network.vision.{key} is missing: a tower of kind {kind} needs it")
+    text = {"model_type": "clip_text_model", **text}
+    config = VisionTextDualEncoderConfig(text_config=text, vision_config=vision, **more)
+    return VisionTextDualEncoderModel(config)
 
 
 def train_tokenizer(captions: list[str], vocab_size: int) -> CLIPTokenizer:

@@ -87,6 +87,7 @@ class ClipConfig(StageConfig):
     """unclip-train clip. network: text, vision and projection_dim as transformers names them."""
 
     vocab_size: int = 4096  # of the byte-pair tokenizer trained on the captions
+    augment: bool = False  # pictures moved, scaled, tinted and softened a little
 
 
 @dataclass

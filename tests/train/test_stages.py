@@ -6,6 +6,8 @@ import torch
 from unclip import CLIP
 from unclip.diffusion.sampling import child_generators
 from unclip_train.cli import make_stage
+from unclip_train.clip import augmented
+from unclip_train.config import ConfigError
 from unclip_train.data.loader import collate
 from unclip_train.engine import make_optimizer
 
@@ -32,6 +34,7 @@ def overfit(stage, dataset, steps: int, positions=range(8)) -> tuple[float, floa
     ("name", "steps", "ratio"),
     [
         ("clip", 60, 0.5),
+        ("judge", 60, 0.6),
         ("prior", 80, 0.3),
         ("decoder", 120, 0.4),
         ("upsampler_256", 80, 0.5),
@@ -39,7 +42,7 @@ def overfit(stage, dataset, steps: int, positions=range(8)) -> tuple[float, floa
     ],
 )
 def test_overfits_one_batch(name, steps, ratio, tiny_config, tiny_clip):
-    stage_name = name.split("_")[0]
+    stage_name = {"judge": "clip"}.get(name, name.split("_")[0])
     overrides = [f"clip={tiny_clip}"] if stage_name in ("prior", "decoder") else []
     config = tiny_config(stage_name, *overrides, name=name)
     stage, dataset = make_stage(stage_name, config)
@@ -55,6 +58,47 @@ def test_held_out_drawings_are_in_no_batch(tiny_config, tiny_clip):
         assert len(seen) == 15 and "noto/black-ring" not in seen
     _, dataset = make_stage("upsampler", tiny_config("upsampler", name="upsampler_256"))
     assert "noto/black-ring" not in {drawing.id for drawing in dataset.drawings}
+
+
+def test_augmentation_is_keyed_small_and_keeps_a_flat_picture_flat():
+    x = torch.rand(4, 3, 16, 16) * 2 - 1
+
+    def make(seeds):
+        return augmented(x, child_generators(seeds, "augment"))
+
+    once, again = make([1, 2, 3, 4]), make([1, 2, 3, 4])
+    assert torch.equal(once, again) and once.abs().max() <= 1
+    assert torch.equal(make([1, 2, 9, 9])[:2], once[:2])  # a picture's draws are its own
+    assert not torch.equal(once, x)
+    flat = torch.full((64, 3, 16, 16), 0.5)
+    changed = augmented(flat, child_generators(list(range(64)), "augment"))
+    assert (changed.mean((2, 3)) - 0.5).abs().max() < 0.2
+    assert changed.flatten(2).std(2).median() < 1e-3  # most are not grained
+
+
+def test_a_judge_is_saved_and_read_as_a_clip(tiny_config, tmp_path):
+    stage, dataset = make_stage("clip", tiny_config("clip", name="judge"))
+    network = stage.network.eval()
+    stage.save(network, tmp_path / "judge")
+    judge = CLIP.from_pretrained(tmp_path / "judge")
+    x = torch.rand(2, 3, 16, 16) * 2 - 1
+    assert torch.equal(judge.encode_image(x), network.clip.encode_image(x))
+    texts = ["red circle", "blue bar"]
+    assert torch.equal(judge.encode_text(texts).z_txt, network.clip.encode_text(texts).z_txt)
+    assert judge.encode_image(x).shape == (2, 32)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("model_type=rasnet", "network.vision.model_type"),
+        ("hidden_size=null", "network.vision.hidden_size"),
+    ],
+)
+def test_a_tower_that_cannot_be_built_is_named(change, named, tiny_config):
+    config = tiny_config("clip", f"network.vision.{change}", name="judge")
+    with pytest.raises(ConfigError, match=named):
+        make_stage("clip", config)
 
 
 def test_captions_have_their_own_embeddings(tiny_clip):
@@ -98,7 +142,7 @@ def test_prior_statistics_normalise_the_data(tiny_config, tiny_clip):
 
 @pytest.mark.parametrize("name", ["decoder", "upsampler_256"])
 def test_preview_is_a_sheet_of_pictures(name, tiny_config, tiny_clip):
-    stage_name = name.split("_")[0]
+    stage_name = {"judge": "clip"}.get(name, name.split("_")[0])
     overrides = [f"clip={tiny_clip}"] if stage_name == "decoder" else []
     stage, _ = make_stage(stage_name, tiny_config(stage_name, *overrides, name=name))
     with torch.no_grad():

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTokenizer, VisionTextDualEncoderModel
 
 OPENAI_MEAN = (
     0.48145466,
@@ -21,6 +21,7 @@ OPENAI_MEAN = (
     0.40821073,
 )  # pixel statistics that OpenAI's CLIP was trained with
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+DUAL_ENCODER = "vision-text-dual-encoder"  # the model_type of a VisionTextDualEncoderModel
 
 
 class TextEncoding(NamedTuple):
@@ -59,7 +60,8 @@ class CLIP(nn.Module):
     """Any Hugging Face CLIP, behind the two functions that unCLIP needs of it.
 
     Args:
-        model: the two towers.
+        model: the two towers; a CLIPModel, or a VisionTextDualEncoderModel whose text tower is
+            CLIP's and whose vision config names image_size.
         tokenizer: its byte-pair tokenizer; its vocabulary must fit the model's.
         image_mean, image_std: statistics of pixels in [0, 1] that the image tower expects.
         normalize: whether embeddings are brought to length 1 (the paper) or left raw (Karlo).
@@ -71,7 +73,7 @@ class CLIP(nn.Module):
 
     def __init__(
         self,
-        model: CLIPModel,
+        model: CLIPModel | VisionTextDualEncoderModel,
         tokenizer: CLIPTokenizer,
         image_mean: tuple[float, ...] = OPENAI_MEAN,
         image_std: tuple[float, ...] = OPENAI_STD,
@@ -130,7 +132,8 @@ class CLIP(nn.Module):
         pixels = ((x + 1) / 2 - self.image_mean) / self.image_std
         weight = self.model.visual_projection.weight
         hidden = self.model.vision_model(pixel_values=pixels.to(weight.dtype))
-        return self._embedding(self.model.visual_projection(hidden.pooler_output))
+        pooled = hidden.pooler_output.flatten(1)  # convolutional towers keep axes of length 1
+        return self._embedding(self.model.visual_projection(pooled))
 
     def _embedding(self, z: Tensor) -> Tensor:
         return F.normalize(z.float(), dim=-1) if self.normalize else z.float()
@@ -155,6 +158,8 @@ class CLIP(nn.Module):
     def from_pretrained(cls, folder: str | Path, **kwargs) -> CLIP:
         """Read a Hugging Face CLIP folder: ours, OpenAI's, or any of that layout.
 
+        A VisionTextDualEncoderModel of a CLIP text tower and any picture tower will do as well.
+
         Raises:
             FileNotFoundError: when the folder holds no CLIP.
             OSError: when its weights are broken or do not fit its config.
@@ -162,8 +167,10 @@ class CLIP(nn.Module):
         folder = Path(folder)
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(f"no CLIP in {folder}: it has no config.json")
+        kind = json.loads((folder / "config.json").read_text()).get("model_type")
+        model_class = VisionTextDualEncoderModel if kind == DUAL_ENCODER else CLIPModel
         try:
-            model, facts = CLIPModel.from_pretrained(
+            model, facts = model_class.from_pretrained(
                 folder, local_files_only=True, output_loading_info=True, **kwargs
             )
         except (SafetensorError, RuntimeError) as error:
