@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import SchedulerMixin
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from unclip.diffusion.sampling import PREDICTION_TYPES, Steps, timesteps_for
+from unclip.pictures import to_rgb
 
 STAGES = ("prior", "decoder", "upsampler_256", "upsampler_1024")
 GUIDED = ("prior", "decoder")
@@ -274,14 +275,7 @@ def check_pictures(value: Any) -> list[Tensor]:
 
 def pixels_of(picture: Image.Image) -> Tensor:
     """A Pillow image as [1, 3, H, W] in [-1, 1], upright, transparency over white."""
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I"):  # 16 bits a pixel
-        picture = Image.fromarray((np.asarray(picture) / 257).round().clip(0, 255).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    pixels = torch.tensor(np.asarray(picture.convert("RGB")))  # [H, W, 3]
+    pixels = torch.tensor(np.asarray(to_rgb(picture)))  # [H, W, 3]
     return pixels.permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
