@@ -1,0 +1,1 @@
+"""How good pictures are, as pure functions of embeddings, probabilities and pixels."""

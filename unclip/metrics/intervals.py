@@ -1,0 +1,103 @@
+"""How sure a figure is: intervals of means, of differences on the same prompts, and of shares.
+
+Sources: Efron & Tibshirani 1993 for the percentile bootstrap, Wilson 1927 for the score interval,
+unCLIP = Ramesh et al. 2022 (arXiv 2204.06125).
+"""
+
+import math
+from statistics import NormalDist
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .checks import check_values
+
+BLOCK_DRAWS = 64
+
+
+class Interval(NamedTuple):
+    """Two ends, low <= high."""
+
+    low: float
+    high: float
+
+
+class Difference(NamedTuple):
+    """A mean difference and the ends of its interval; real at that level when 0 lies outside."""
+
+    difference: float
+    low: float
+    high: float
+
+
+def bootstrap_interval(
+    values: Tensor, level: float = 0.95, num_draws: int = 2000, seed: int = 0
+) -> Interval:
+    """The percentile bootstrap interval of the mean: how it varies as the N prompts vary.
+
+    values: [N] numbers, one a prompt; average several pictures of a prompt first. level: in (0, 1).
+    The same seed gives the same ends.
+    """
+    values = check_values("values", values).cpu()
+    _check_level(level)
+    if num_draws < 1:
+        raise ValueError(f"num_draws: give at least 1, not {num_draws}")
+    generator = torch.Generator().manual_seed(seed)
+    num, means = len(values), []
+    for start in range(0, num_draws, BLOCK_DRAWS):
+        shape = (min(BLOCK_DRAWS, num_draws - start), num)
+        means.append(values[torch.randint(num, shape, generator=generator)].mean(dim=1))
+    tail = (1 - level) / 2
+    ends = torch.cat(means).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64))
+    return Interval(*ends.tolist())
+
+
+def paired_difference(
+    a: Tensor, b: Tensor, level: float = 0.95, num_draws: int = 2000, seed: int = 0
+) -> Difference:
+    """mean(a - b) and its bootstrap interval, prompts drawn in pairs.
+
+    a, b: [N], the same prompts and seeds under two models or settings. What both find hard cancels,
+    so that the interval is narrower than those of a and b let expect.
+    """
+    a, b = check_values("a", a), check_values("b", b)
+    if len(a) != len(b):
+        raise ValueError(f"b: {len(b)} numbers beside {len(a)} of a; give the same prompts")
+    ends = bootstrap_interval(a - b, level, num_draws, seed)
+    return Difference(float((a - b).mean()), *ends)
+
+
+def wilson_interval(wins: float, total: int, level: float = 0.95) -> Interval:
+    """Wilson's score interval of a share, sensible for few trials and for shares near 0 and 1.
+
+    wins: of total trials, 0 <= wins <= total; a half counts a trial that was left undecided.
+    """
+    share, z = _share(wins, total), _quantile(level)
+    middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
+    half = z / (1 + z**2 / total) * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2)
+    low, high = max(middle - half, 0.0), min(middle + half, 1.0)
+    return Interval(0.0 if wins == 0 else low, 1.0 if wins == total else high)
+
+
+def normal_half_width(wins: float, total: int, level: float = 0.95) -> float:
+    """z sqrt(p (1 - p) / n), the +- of a share as printed in unCLIP's table 1."""
+    share = _share(wins, total)
+    return _quantile(level) * math.sqrt(share * (1 - share) / total)
+
+
+def _share(wins: float, total: int) -> float:
+    if total < 1 or not 0 <= wins <= total:
+        raise ValueError(f"wins: give 0 <= wins <= total and total >= 1, not {wins} of {total}")
+    return wins / total
+
+
+def _quantile(level: float) -> float:
+    """Standard deviations that hold the middle share `level` of a normal distribution."""
+    _check_level(level)
+    return NormalDist().inv_cdf((1 + level) / 2)
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"level: give a number between 0 and 1, not {level}")
