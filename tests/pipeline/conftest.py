@@ -2,7 +2,13 @@
 
 import pytest
 import torch
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTokenizer,
+    VisionTextDualEncoderConfig,
+    VisionTextDualEncoderModel,
+)
 
 from unclip import CLIP, Decoder, Prior, UnCLIPPipeline, Upsampler
 
@@ -21,7 +27,8 @@ def byte_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab={word: number for number, word in enumerate(words)}, merges=[])
 
 
-def make_clip() -> CLIP:
+def make_clip(picture_tower: str = "vit") -> CLIP:
+    """A random CLIP whose picture tower is a "vit" or a "resnet"."""
     tokenizer = byte_tokenizer()
     tower = {"hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": 2}
     tower["num_attention_heads"] = 2
@@ -32,9 +39,19 @@ def make_clip() -> CLIP:
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
     }
-    vision = {**tower, "image_size": 32, "patch_size": 8}
-    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH)
-    return CLIP(CLIPModel(config).eval(), tokenizer, (0.5, 0.4, 0.3), (0.25, 0.2, 0.3))
+    if picture_tower == "resnet":
+        text["model_type"] = "clip_text_model"
+        widths = {"embedding_size": 8, "hidden_sizes": [8, 16], "hidden_size": 16, "depths": [1, 1]}
+        vision = {"model_type": "resnet", "layer_type": "basic", "image_size": 32, **widths}
+        model_class = VisionTextDualEncoderModel
+        config = VisionTextDualEncoderConfig(
+            text_config=text, vision_config=vision, projection_dim=WIDTH
+        )
+    else:
+        vision = {**tower, "image_size": 32, "patch_size": 8}
+        model_class = CLIPModel
+        config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH)
+    return CLIP(model_class(config).eval(), tokenizer, (0.5, 0.4, 0.3), (0.25, 0.2, 0.3))
 
 
 def make_stages() -> dict:
@@ -85,6 +102,12 @@ def make_pipe():
 def pipe():
     """A tiny pipeline that no test changes."""
     return new_pipe()
+
+
+@pytest.fixture(scope="session")
+def make_resnet_clip():
+    """Make a random CLIP whose picture tower is a ResNet."""
+    return lambda: make_clip("resnet")
 
 
 @pytest.fixture

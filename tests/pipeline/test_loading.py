@@ -59,6 +59,38 @@ def test_round_trip_is_exact(pipe, model_folder):
     assert not any(network.training for network in (again.clip, again.prior, again.decoder))
 
 
+def test_a_clip_with_a_resnet_comes_back(make_pipe, make_resnet_clip, tmp_path):
+    pipe = make_pipe(clip=make_resnet_clip())
+    pipe.save_pretrained(tmp_path / "model")
+    again = UnCLIPPipeline.from_pretrained(tmp_path / "model")
+    assert torch.equal(picture(pipe), picture(again))
+    x = [torch.rand(1, 3, 40, 40) * 2 - 1]
+    assert torch.equal(pipe.encode_images(x), again.encode_images(x))
+    assert [*pipe.clip.buffers()] and all(
+        torch.equal(a, b) for a, b in zip(pipe.clip.buffers(), again.clip.buffers(), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "word"),
+    [
+        ("vision_config", {"model_type": "timm_wrapper"}, "resnet"),
+        ("vision_config", {"image_size": None}, "image_size"),
+        ("vision_config", {"auto_map": {"a": "b"}}, "auto_map"),
+        ("text_config", {"model_type": "bert"}, "clip_text_model"),
+        ("", {"model_type": "clip"}, "VisionTextDualEncoderModel"),
+        ("", {"model_type": "llava"}, "no CLIP"),
+    ],
+)
+def test_faulty_towers(section, changes, word, make_pipe, make_resnet_clip, tmp_path):
+    make_pipe(clip=make_resnet_clip()).save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "clip" / "config.json"
+    config = json.loads(path.read_text())
+    edit(path, **({section: {**config[section], **changes}} if section else changes))
+    good, text = refused(tmp_path / "model", str(path), word)
+    assert good, text
+
+
 def test_a_fresh_process_draws_the_same(pipe, model_folder):
     script = """
 import sys, torch

@@ -22,7 +22,15 @@ from accelerate import init_empty_weights
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
+from transformers import (
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    PreTrainedConfig,
+    ResNetConfig,
+    VisionTextDualEncoderModel,
+)
 
 from unclip.models.clip import read_pixel_statistics
 from unclip.models.decoder import Decoder
@@ -58,7 +66,7 @@ def read_pipeline(folder: Path, dtype: torch.dtype) -> dict:
     The decoder and the upsamplers are given in dtype, CLIP and the prior in float32.
     """
     index = read_index(folder)
-    clip, tokenizer = read_clip(folder / "clip", folder)
+    clip, tokenizer = read_clip(folder / "clip", folder, index["clip"])
     parts = {"clip": clip, "tokenizer": tokenizer, **read_pixel_statistics(folder / "clip")}
     for name, cls in NETWORKS.items():
         scheduler = f"{name}_scheduler"
@@ -77,7 +85,7 @@ def read_index(folder: Path) -> dict:
     index = read_json(path, folder)
     if index.get("_class_name") != "UnCLIPPipeline":
         raise ModelFileError(f"{path}: _class_name must be UnCLIPPipeline")
-    allowed = {"clip": [("transformers", "CLIPModel")]}
+    allowed = {"clip": [("transformers", name) for name in CLIP_CLASSES]}
     allowed["tokenizer"] = [("transformers", "CLIPTokenizer")]
     for name, cls in NETWORKS.items():
         absent = [(None, None)] if name in OPTIONAL else []
@@ -115,18 +123,32 @@ def read_network(cls: type, folder: Path, dtype: torch.dtype, root: Path | None 
     return network.eval()
 
 
-def read_clip(folder: Path, root: Path | None = None) -> tuple[CLIPModel, CLIPTokenizer]:
-    """CLIP in float32 and its tokenizer, from a folder that CLIP.save_pretrained wrote."""
+def read_clip(
+    folder: Path, root: Path | None = None, class_name: str | None = None
+) -> tuple[CLIPModel | VisionTextDualEncoderModel, CLIPTokenizer]:
+    """CLIP in float32 and its tokenizer, from a folder that CLIP.save_pretrained wrote.
+
+    class_name: of the model, where the folder must hold that one of CLIP_CLASSES.
+    """
     root = root or folder
     path = folder / "config.json"
     config = read_json(path, root)
-    for section, cls in CLIP_SECTIONS.items():
+    for model_class in CLIP_CLASSES.values():
+        if config.get("model_type") == model_class.config_class.model_type:
+            break
+    else:
+        raise ModelFileError(f"{path}: model_type {config.get('model_type')!r} is no CLIP")
+    if class_name not in (None, model_class.__name__):
+        raise ModelFileError(f"{path}: model_type must be that of a {class_name}")
+    for section, known in clip_sections(model_class).items():
         settings = config.get(section) if section else config
         if not isinstance(settings, dict):
             raise ModelFileError(f"{path}: {section} must be an object")
-        refuse_unknown(path, settings, clip_settings(cls) | CLIP_REMARKS)
+        refuse_unknown(path, settings, known | CLIP_REMARKS)
+    if model_class is VisionTextDualEncoderModel:
+        check_towers(path, config)
     config = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
-    model = build_empty(path, lambda: CLIPModel(CLIPConfig.from_dict(config)))
+    model = build_empty(path, lambda: model_class(model_class.config_class.from_dict(config)))
     fill(model, folder, "model", torch.float32, root)
     tokenizer = read_tokenizer(folder, root)
     if len(tokenizer) > model.config.text_config.vocab_size:
@@ -138,12 +160,36 @@ def read_clip(folder: Path, root: Path | None = None) -> tuple[CLIPModel, CLIPTo
     return model.eval(), tokenizer
 
 
-CLIP_SECTIONS = {"": CLIPConfig, "text_config": CLIPTextConfig, "vision_config": CLIPVisionConfig}
+CLIP_CLASSES = {cls.__name__: cls for cls in (CLIPModel, VisionTextDualEncoderModel)}
+RESNET_EXTRAS = {"image_size", "hidden_size"}  # what CLIP needs to know beside ResNetConfig
 
 
-def clip_settings(cls: type) -> set[str]:
+def clip_sections(model_class: type) -> dict[str, set[str]]:
+    """The parts of a CLIP's config.json, "" for the whole, and the settings that each may have."""
+    text, whole = clip_settings(CLIPTextConfig), clip_settings(model_class.config_class)
+    if model_class is CLIPModel:
+        return {"": whole, "text_config": text, "vision_config": clip_settings(CLIPVisionConfig)}
+    return {
+        "": whole,
+        "text_config": text,
+        "vision_config": clip_settings(ResNetConfig) | RESNET_EXTRAS,
+    }
+
+
+def clip_settings(cls: type[PreTrainedConfig]) -> set[str]:
     """Names that a config class of CLIP knows."""
     return {field.name for field in fields(cls)}
+
+
+def check_towers(path: Path, config: dict) -> None:
+    """Refuse a pair of towers other than CLIP's for text and a ResNet for pictures."""
+    towers = {"text_config": CLIPTextConfig.model_type, "vision_config": ResNetConfig.model_type}
+    for section, wanted in towers.items():
+        if config[section].get("model_type") != wanted:
+            raise ModelFileError(f"{path}: {section}'s model_type must be {wanted}")
+    for key in sorted(RESNET_EXTRAS):
+        if not isinstance(config["vision_config"].get(key), int):
+            raise ModelFileError(f"{path}: vision_config needs a whole number {key}")
 
 
 def read_tokenizer(folder: Path, root: Path) -> CLIPTokenizer:

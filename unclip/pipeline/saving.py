@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from unclip.models.clip import CLIP
 from unclip.pipeline.folder import INDEX_NAME
-from unclip.pipeline.loading import CLIP_REMARKS, CLIP_SECTIONS, clip_settings
+from unclip.pipeline.loading import CLIP_REMARKS, clip_sections
 
 
 def write_folder(folder: Path, overwrite: bool, write) -> None:
@@ -109,8 +109,8 @@ def write_clip(
             transformers_logging.enable_progress_bar()
     path = folder / "config.json"
     config = json.loads(path.read_text("utf-8"))
-    for section, cls in CLIP_SECTIONS.items():
-        known = clip_settings(cls) | CLIP_REMARKS - {"_name_or_path"}
+    for section, known in clip_sections(type(clip.model)).items():
+        known = known | CLIP_REMARKS - {"_name_or_path"}
         settings = config[section] if section else config
         for key in set(settings) - known:  # old files keep settings that nothing reads any more
             del settings[key]
