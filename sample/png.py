@@ -22,13 +22,11 @@ Where a value is given for each stage, viewers are shown the decoder's. A path i
 reduced to its last part, unless it stands in a prompt, so that no file tells of a home folder.
 """
 
-import errno
 import io
 import json
 import math
 import os
 import re
-import secrets
 import struct
 import zlib
 from collections.abc import Callable, Mapping
@@ -37,6 +35,8 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+
+from unclip_sample.writing import write_whole
 
 __all__ = ["encode_png", "parameters_text", "read_png", "save_png"]
 
@@ -90,7 +90,7 @@ def save_png(
         raise _exists(path)
     content = encode_png(image, record)
     try:
-        _write_whole(path, content, overwrite)
+        write_whole(path, content, overwrite)
     except FileExistsError:
         raise _exists(path) from None
     except OSError as error:
@@ -194,36 +194,6 @@ def _last_part(text: str) -> str:
         return PureWindowsPath(text).name  # splits at both kinds of slash
     home = os.path.expanduser("~").rstrip("/\\")
     return text.replace(home, "~") if home not in ("", "~") else text
-
-
-def _write_whole(path: Path, content: bytes, overwrite: bool) -> None:
-    """Writes beside path, then puts the file in its place in one step."""
-    staged = path.parent / f".{secrets.token_hex(8)}.tmp"
-    # Not tempfile: its files are unreadable to others, whatever the umask says.
-    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if not overwrite:
-            _link(staged, path)
-        else:
-            os.replace(staged, path)
-    finally:
-        staged.unlink(missing_ok=True)
-
-
-def _link(staged: Path, path: Path) -> None:
-    """Gives staged its name, unless that is taken by now."""
-    try:
-        os.link(staged, path)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links
-        if os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
-        os.replace(staged, path)
 
 
 def _exists(path: Path) -> FileExistsError:

@@ -55,6 +55,7 @@ MAY_IMPORT = {
         "unclip_configs",
         "unclip.pipeline",
         "unclip.metrics",
+        "unclip.models.clip",  # a judge, or a CLIP that ranks files, stands alone
         "unclip.pictures",
     ],
 }
