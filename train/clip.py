@@ -79,24 +79,36 @@ class ClipTrainer(nn.Module):
 
 
 def augmented(x: Tensor, generators: list[torch.Generator]) -> Tensor:
-    """Pictures [B, 3, S, S] in [-1, 1] moved, scaled, tinted and softened, each by its generator.
+    """Pictures [B, 3, S, S] in [-1, 1] moved, turned, scaled, tinted, softened and patched.
 
-    So little that captions stay true. It keeps the picture tower from learning drawings by heart,
-    and from minding the faults of generated ones: soft edges, grain, colours a little off.
+    Each by its own generator, and so little that captions stay true. It keeps the picture tower
+    from learning drawings by heart, and from minding the faults of generated ones: soft edges,
+    grain, colours a little off.
     """
-    draws = torch.stack([torch.rand(9, generator=g) for g in generators]).to(x)  # [B, 9]
-    scale, shift = 0.85 + 0.3 * draws[:, 0], 0.16 * (draws[:, 1:3] - 0.5)
-    theta = x.new_zeros(len(x), 2, 3)
-    theta[:, 0, 0] = theta[:, 1, 1] = scale
-    theta[:, :, 2] = shift
-    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
-    x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
-    x = x * (0.85 + 0.3 * draws[:, 3:6, None, None]) + 0.2 * (draws[:, 6, None, None, None] - 0.5)
-    soft = F.interpolate(F.avg_pool2d(x, 2), x.shape[-2:], mode="bilinear", align_corners=False)
-    x = torch.where(draws[:, 7, None, None, None] < 0.25, soft, x)
+    draws = torch.stack([torch.rand(14, generator=g) for g in generators]).to(x)  # [B, 14]
     grain = torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators]).to(x)
-    strength = 0.15 * (draws[:, 8] - 0.7).clamp(min=0) / 0.3
-    return (x + strength[:, None, None, None] * grain).clamp(-1, 1)
+    x = moved(x, 0.8 + 0.35 * draws[:, 0], 0.35 * (draws[:, 1] - 0.5), 0.2 * (draws[:, 2:4] - 0.5))
+    draws = draws[:, 4:, None, None, None]  # [B, 10, 1, 1, 1]
+    x = x * (0.85 + 0.3 * draws[:, 0:3, 0]) + 0.2 * (draws[:, 3] - 0.5)
+    soft = F.interpolate(F.avg_pool2d(x, 2), x.shape[-2:], mode="bilinear", align_corners=False)
+    x = torch.where(draws[:, 4] < 0.25, soft, x)
+    x = x + 0.5 * (draws[:, 5] - 0.7).clamp(min=0) * grain
+    places = (torch.arange(x.shape[-1], device=x.device) + 0.5) / x.shape[-1]  # [S]
+    top, left, side = draws[:, 6], draws[:, 7], 0.3 * (draws[:, 8] < 0.3)
+    rows = (places[:, None] - top).abs() < side / 2  # [B, 1, S, 1]
+    columns = (places - left).abs() < side / 2  # [B, 1, 1, S]
+    return torch.where(rows & columns, 2 * draws[:, 9] - 1, x).clamp(-1, 1)
+
+
+def moved(x: Tensor, scale: Tensor, angle: Tensor, shift: Tensor) -> Tensor:
+    """Pictures [B, 3, S, S] enlarged 1 / scale [B] times, turned by angle [B] in radians, shifted.
+
+    shift [B, 2] is in halves of the side; what comes into view repeats the border.
+    """
+    cos, sin = scale * angle.cos(), scale * angle.sin()
+    rows = torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], dim=1)
+    grid = F.affine_grid(rows.view(-1, 2, 3), list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
 def make_stage(config: ClipConfig, captions: list[str]) -> ClipStage:

@@ -34,7 +34,7 @@ class DataConfig:
     shared_only: bool = False  # only concepts that every family of artists has drawn
     styles: list[str] | None = None  # all when not given
     plain_share: float = 0.5  # share of single drawings on white; the rest are composed
-    balance: str = "concept"  # an epoch holds each "concept" once, or each "drawing"
+    balance: str = "concept"  # an epoch holds each "concept", or "drawing", or "pair" of a concept
     cache_gb: float = 8.0  # decoded pictures kept in memory
     workers: int = 1  # processes that prepare batches
 
@@ -87,7 +87,7 @@ class ClipConfig(StageConfig):
     """unclip-train clip. network: text, vision and projection_dim as transformers names them."""
 
     vocab_size: int = 4096  # of the byte-pair tokenizer trained on the captions
-    augment: bool = False  # pictures moved, scaled, tinted and softened a little
+    augment: bool = False  # pictures moved, turned, tinted, softened and patched a little
 
 
 @dataclass
@@ -174,7 +174,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "decay": ("constant", "cosine", "linear"),
     "precision": ("no", "bf16", "fp16"),
     "degradation": ("blur", "bsr_light", "bsr"),
-    "balance": ("concept", "drawing"),
+    "balance": ("concept", "drawing", "pair"),
 }
 SECRET = re.compile(r"\$\{oc\.env:[^}]*(TOKEN|KEY|SECRET|PASSWORD)", re.IGNORECASE)
 

@@ -28,6 +28,7 @@ from .compose import (
 )
 from .drawings import STYLES, Drawing, base_concept, files_present, load_drawings
 
+BALANCES = ("concept", "drawing", "pair")
 DEGRADATIONS = ("blur", "bsr", "bsr_light")
 EAGER_BYTES = 512 * 2**20
 CACHE_BYTES = 4 * 2**30
@@ -74,15 +75,17 @@ class ConceptOrder:
 
     Position p is concept pi_e(p mod N) of epoch e = p div N, N the number of concepts; in epoch e
     a concept shows file (phase + e) mod F of its F files, styles alternating, so that after F
-    epochs each file was seen once.
+    epochs each file was seen once. With balance "pair" it stands there twice in a row, with two
+    files that follow each other.
     """
 
     def __init__(self, drawings: Sequence[Drawing], seed: int, balance: str = "concept"):
-        if balance not in ("concept", "drawing"):
-            raise ValueError(f"balance must be 'concept' or 'drawing', not {balance!r}")
+        if balance not in BALANCES:
+            raise ValueError(f"balance must be one of {', '.join(BALANCES)}, not {balance!r}")
+        self.num_in_a_row = 2 if balance == "pair" else 1
         groups: dict[tuple[bool, str], dict[str, list[int]]] = defaultdict(dict)
         for index, drawing in enumerate(drawings):
-            name = base_concept(drawing) if balance == "concept" else drawing.id
+            name = drawing.id if balance == "drawing" else base_concept(drawing)
             key = (drawing.style == "icon", name)
             groups[key].setdefault(drawing.style, []).append(index)
         self.seed = seed
@@ -104,16 +107,18 @@ class ConceptOrder:
         return [index for _, _, index in sorted(ranked)]
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.files) * self.num_in_a_row
 
     def __getitem__(self, position: int) -> int:
-        epoch, place = divmod(position, len(self.files))
+        epoch, place = divmod(position, len(self))
+        place, number = divmod(place, self.num_in_a_row)
         if self._epoch[0] != epoch:
             order = _stream(self.seed, _EPOCH_STREAM, epoch).permutation(len(self.files))
             self._epoch = (epoch, order)
         concept = int(self._epoch[1][place])
         files = self.files[concept]
-        return files[(int(self.phases[concept]) + epoch) % len(files)]
+        first = int(self.phases[concept]) + epoch * self.num_in_a_row
+        return files[(first + number) % len(files)]
 
     def other(self, style: str, unlike: int, rng: np.random.Generator) -> int:
         """Another concept's file in the same style; `unlike` itself where there is none."""
@@ -182,8 +187,9 @@ class DrawingDataset(Dataset):
         shared_only: only concepts that all three families draw, without People & Body.
         styles: of noto, twemoji, fluent, flat, icon; None for all.
         plain_share: share of single drawings on white.
-        balance: "concept" shows each concept once an epoch; "drawing" shows each drawing once, so
-            that a batch holds the same concept by several artists (CLIP learns styles from that).
+        balance: "concept" shows each concept once an epoch; "drawing" shows each drawing once;
+            "pair" shows each concept twice in a row, by two artists where there are two, so that a
+            batch is full of pictures that differ in style alone (CLIP learns styles from that).
         cache: keep pictures in memory, at most cache_bytes in each process.
 
     Raises:

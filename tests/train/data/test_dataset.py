@@ -85,6 +85,18 @@ def test_styles_alternate_over_epochs(set_folder):
     assert styles == ["noto", "twemoji"] * 3
 
 
+def test_balance_by_pair_shows_two_artists_in_a_row(set_folder):
+    dataset = DrawingDataset(set_folder, 64, plain_share=1.0, balance="pair")
+    by_id = {drawing.id: drawing for drawing in dataset.drawings}
+    shown = [by_id[dataset[position]["id"]] for position in range(len(dataset) * 2)]
+    pairs = list(zip(shown[::2], shown[1::2], strict=True))
+    assert len(dataset) == 2 * (6 + 1 + 2)
+    assert all(base_concept(a) == base_concept(b) for a, b in pairs)
+    rockets = [(a.style, b.style) for a, b in pairs if a.concept == "rocket" and a.style != "icon"]
+    assert len(rockets) == 2 and all(a != b for a, b in rockets)
+    assert len({style for pair in rockets for style in pair}) == 4
+
+
 def test_balance_by_drawing_shows_each_drawing_once(set_folder):
     dataset = DrawingDataset(set_folder, 64, plain_share=1.0, balance="drawing")
     shown = [dataset[position]["id"] for position in range(len(dataset))]
