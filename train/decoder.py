@@ -22,11 +22,12 @@ from unclip.diffusion.sampling import (
 )
 from unclip.diffusion.schedule import make_schedule
 from unclip.models.clip import CLIP
-from unclip.models.decoder import Decoder
+from unclip.models.decoder import Decoder, known_part
 from unclip_train.config import DecoderConfig, build_network, load_network
 from unclip_train.data.loader import to_unit_range
 from unclip_train.draws import (
     draw_logit_normal_timesteps,
+    draw_masks,
     draw_noise_like,
     draw_timesteps,
     drop_captions,
@@ -51,7 +52,10 @@ class DecoderStage:
     def loss(
         self, network: nn.Module, batch: dict, generators: list[torch.Generator]
     ) -> dict[str, Tensor]:
-        """Squared error of eps or v; z_img and caption dropped independently."""
+        """Squared error of eps or v; z_img and caption dropped independently.
+
+        An inpainting decoder is told the part of x_0 that random masks leave (GLIDE, section 5.1).
+        """
         device = next(network.parameters()).device
         self.clip.to(device)
         x_0 = to_unit_range(batch["image"], device)  # [B, 3, S, S]
@@ -65,7 +69,10 @@ class DecoderStage:
         t = self._timesteps(generators, device)
         eps = draw_noise_like(x_0, generators)
         x_t = q_sample(self.schedule, x_0, t, eps)
-        output = network(x_t, t, z_img, text).float()
+        known = []
+        if self.network.config.inpainting:
+            known = [known_part(x_0, draw_masks(x_0.shape[-1], generators, device))]
+        output = network(x_t, t, z_img, text, *known).float()
         return {"loss": (self._weight(t) * self._error(output, x_0, x_t, eps, t)).mean()}
 
     def _timesteps(self, generators: list[torch.Generator], device: torch.device) -> Tensor:
@@ -118,7 +125,11 @@ def make_stage(config: DecoderConfig, preview_batch: dict) -> DecoderStage:
     """A decoder as the config describes it, beside the CLIP that conditions it."""
     clip = CLIP.from_pretrained(config.clip)
     if config.init:
-        network = load_network(Decoder, config.init, config.network)
+        arguments = dict(config.network)
+        inpainting = arguments.pop("inpainting", False)
+        network = load_network(Decoder, config.init, arguments)
+        if inpainting and not network.config.inpainting:
+            network = Decoder.for_inpainting(network)
     else:
         arguments = dict(config.network)
         if arguments.get("text_encoder"):  # it reads the tokens of CLIP's tokenizer

@@ -28,6 +28,29 @@ def draw_logit_normal_timesteps(
     return (num_steps * torch.sigmoid(mean + std * n)).long().clamp(0, num_steps - 1).to(device)
 
 
+def draw_masks(size: int, generators: Sequence[torch.Generator], device) -> Tensor:
+    """Masks [B, 1, size, size] of what is to be painted, 1, and of what is known, 0.
+
+    Of eight, one is all painted, so that the network goes on drawing without a picture; two are
+    known within a rectangle, as in outpainting; the others are painted within one. Its sides are
+    a fifth of the picture to all of it.
+    """
+    masks = torch.zeros(len(generators), 1, size, size)
+    for mask, generator in zip(masks, generators, strict=True):
+        kind, *places = torch.rand(5, generator=generator).tolist()
+        height, width = (max(1, round(size * (0.2 + 0.8 * share))) for share in places[:2])
+        top, left = (
+            round((size - side) * share)
+            for side, share in zip((height, width), places[2:], strict=True)
+        )
+        mask[:, top : top + height, left : left + width] = 1
+        if kind < 1 / 8:
+            mask.fill_(1)
+        elif kind < 3 / 8:
+            mask.sub_(1).abs_()
+    return masks.to(device)
+
+
 def drop_captions(
     captions: Sequence[str], probability: float, generators: Sequence[torch.Generator]
 ) -> list[str]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from unclip import Decoder, UnCLIPTextProjModel
+from unclip.models.decoder import known_part
 
 TINY = dict(
     embedding_dim=32, context=12, size=16, channels=(32, 32), num_blocks=1,
@@ -56,6 +57,54 @@ def test_stem_keeps_the_size(text, shaken):
     )
     x_t = torch.randn(1, 3, 32, 32)
     assert run(decoder, text(4), x_t=x_t).shape == (1, 3, 32, 32)
+
+
+@pytest.fixture
+def hole():
+    """A picture and a mask of its left half."""
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., :8] = 1
+    return torch.rand(1, 3, 16, 16) * 2 - 1, mask
+
+
+@pytest.mark.parametrize("stem", [1, 2])
+def test_inpainting_begins_where_the_plain_decoder_is(stem, text, shaken, hole):
+    """With the new weights at zero it is the plain one, whatever is known; trained, it is not."""
+    plain = shaken(Decoder(**{**TINY, "size": 16 * stem}, stem=stem))
+    hole = [half.repeat(1, 1, stem, stem) for half in hole]
+    inpainter = Decoder.for_inpainting(plain)
+    assert inpainter.config.inpainting and inpainter.unet.conv_in.in_channels == 7 * stem**2
+    inputs = torch.randn_like(hole[0]), torch.tensor([500]), torch.ones(1, 32), text(6)
+    with torch.no_grad():
+        expected = plain(*inputs)
+        for known in (None, known_part(*hole)):
+            got = inpainter(*inputs, known)
+            torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-6)
+        inpainter.unet.conv_in.weight[:, 3 * stem**2 :] += 0.1
+        changed = inpainter(*inputs, known_part(*hole))
+    assert (changed - expected).abs().mean() > 1e-3
+    with pytest.raises(ValueError, match="^decoder"):
+        Decoder.for_inpainting(inpainter)
+    with pytest.raises(ValueError, match="^known"):
+        plain(*inputs, known_part(*hole))
+
+
+def test_the_new_weights_of_inpainting_are_zero_and_learn(text, hole):
+    inpainter = Decoder(**TINY, inpainting=True)
+    new = inpainter.unet.conv_in.weight[:, 3:]
+    assert not new.any() and inpainter.unet.conv_in.weight[:, :3].abs().min() > 0
+    t, z_img = torch.tensor([500]), torch.ones(1, 32)
+    torch.nn.init.normal_(inpainter.unet.conv_out.weight, std=0.1)
+    inpainter(torch.randn(1, 3, 16, 16), t, z_img, text(6), known_part(*hole)).mean().backward()
+    assert inpainter.unet.conv_in.weight.grad[:, 3:].abs().amin() > 0
+
+
+def test_what_is_painted_is_hidden_from_the_network(hole):
+    x_0, mask = hole
+    known = known_part(x_0, mask)
+    assert known.shape == (1, 4, 16, 16)
+    assert not known[..., :8][:, :3].any() and torch.equal(known[:, :3, :, 8:], x_0[..., 8:])
+    assert torch.equal(known[:, 3:], mask)
 
 
 def test_save_and_load(decoder, text, tmp_path):

@@ -9,6 +9,7 @@ from unclip_train.cli import make_stage
 from unclip_train.clip import augmented, moved
 from unclip_train.config import ConfigError
 from unclip_train.data.loader import collate
+from unclip_train.draws import draw_masks
 from unclip_train.engine import make_optimizer
 
 
@@ -144,6 +145,44 @@ def test_decoder_drops_conditions_independently(tiny_config, tiny_clip):
     assert abs(no_z_img.float().mean() - 0.1) < 0.02
     assert abs(no_text.float().mean() - 0.5) < 0.03
     assert abs((no_z_img & no_text).float().mean() - 0.05) < 0.015
+
+
+def test_an_inpainting_decoder_begins_from_a_plain_one_and_learns(tiny_config, tiny_clip, tmp_path):
+    """It keeps the plain one's weights, is told the picture beside the mask, and heeds it."""
+    plain, _ = make_stage("decoder", tiny_config("decoder", f"clip={tiny_clip}"))
+    plain.save(plain.network, tmp_path / "plain")
+    words = (f"clip={tiny_clip}", f"init={tmp_path / 'plain'}", "network.inpainting=true")
+    stage, dataset = make_stage("decoder", tiny_config("decoder", *words))
+    assert stage.network.config.inpainting
+    for name, weight in plain.network.state_dict().items():
+        got = stage.network.state_dict()[name]
+        assert torch.equal(got[:, :3] if name == "unet.conv_in.weight" else got, weight), name
+    told = []
+
+    def spy(x_t, t, z_img, text, known):
+        told.append(known)
+        return torch.zeros(len(x_t), 6, 16, 16)
+
+    spy.parameters = stage.network.parameters
+    batch = collate([dataset[position % 15] for position in range(64)])
+    stage.loss(spy, batch, child_generators(list(range(64)), "masks"))
+    picture, mask = told[0][:, :3], told[0][:, 3:]
+    x_0 = batch["image"].float() / 127.5 - 1
+    assert torch.equal(picture, x_0 * (1 - mask)) and {*mask.unique().tolist()} == {0.0, 1.0}
+    assert 0.3 < mask.mean() < 0.7
+    first, last, _ = overfit(stage, dataset, 50)
+    assert last < 0.6 * first
+    assert stage.network.unet.conv_in.weight[:, 3:].abs().max() > 1e-3
+
+
+def test_masks_are_keyed_and_of_every_kind():
+    masks = draw_masks(16, child_generators(list(range(400)), "masks"), "cpu")
+    assert torch.equal(masks[7:8], draw_masks(16, child_generators([7], "masks"), "cpu"))
+    assert set(masks.unique().tolist()) == {0.0, 1.0}
+    whole = (masks.flatten(1).mean(1) == 1).float().mean().item()
+    border = torch.cat([masks[..., 0, :], masks[..., -1, :], masks[..., 0], masks[..., -1]], -1)
+    outside = (border.flatten(1).min(1).values == 1).float().mean().item() - whole
+    assert 0.08 < whole < 0.2 and 0.08 < outside < 0.3
 
 
 def test_prior_statistics_normalise_the_data(tiny_config, tiny_clip):

@@ -95,6 +95,11 @@ def timesteps_for(steps: Steps, scheduler: SchedulerMixin) -> list[int] | list[f
     return _with_timesteps(scheduler, steps).timesteps.tolist()
 
 
+def abar_of(scheduler: SchedulerMixin, t: float) -> float:
+    """abar of a diffusers scheduler at a timestep, which may be fractional; 1 for x_0 at -1."""
+    return 1.0 if t < 0 else _abar_at(_alphas_cumprod(scheduler), t)
+
+
 @torch.no_grad()
 def denoise(
     predict: Predict,
@@ -107,6 +112,8 @@ def denoise(
     progress: Callable[[Sequence[int]], Iterable[int]] | None = None,
     stage: str = "decoder",
     eta: float = 0.0,
+    start: int = 0,
+    stop: int | None = None,
 ) -> Tensor:
     """Sample x_0 [B, ...] from standard normal noise x_T [B, ...] by the scheduler's steps.
 
@@ -116,6 +123,8 @@ def denoise(
     generators: one a sample; they draw the noise of ancestral samplers and of DDIM's eta in [0, 1].
     on_step(step, t, x_t), after each step from 0: x_t is now at timestep t, -1 for the end; what
     it returns, if anything, replaces x_t. progress wraps the sequence of steps (tqdm fits).
+    start, stop: run these steps alone, from x_T, which is then x_t at timestep number start, to
+    x_t at timestep number stop; a solver of several steps begins anew.
     The scheduler is copied, never changed. x_0 is what the last prediction implies, clipped as the
     scheduler's config says, in float32. ValueError for arguments that do not fit each other;
     FloatingPointError with the stage and the step (from 1) where a value is not finite.
@@ -126,8 +135,8 @@ def denoise(
     make_step = _ddim_stepper if isinstance(scheduler, DDIMScheduler) else _library_stepper
     step_once = make_step(scheduler, generators, eta)
     timesteps = scheduler.timesteps
-    x_t = x_T.to(torch.promote_types(x_T.dtype, torch.float32)) * float(scheduler.init_noise_sigma)
-    indices = range(len(timesteps))
+    indices = _part(len(timesteps), start, stop)
+    x_t = x_T.to(torch.promote_types(x_T.dtype, torch.float32)) * _scale_at(scheduler, start)
     for index in indices if progress is None else progress(indices):
         where = f"at step {index + 1} of {len(timesteps)} (t = {timesteps[index].item()})"
         x_in = scheduler.scale_model_input(x_t, timesteps[index])
@@ -519,6 +528,21 @@ def _uses_variance(scheduler: SchedulerMixin) -> bool:
     """Whether the scheduler's step consumes a learned variance."""
     ancestral = isinstance(scheduler, (DDPMScheduler, UnCLIPScheduler))
     return ancestral and scheduler.config.variance_type in ("learned", "learned_range")
+
+
+def _part(num_steps: int, start: int, stop: int | None) -> range:
+    """The steps from start to stop, of which there is one at least."""
+    stop = num_steps if stop is None else stop
+    if not 0 <= start < stop <= num_steps:
+        raise ValueError(f"start and stop must hold 0 <= {start} < {stop} <= {num_steps} steps")
+    return range(start, stop)
+
+
+def _scale_at(scheduler: SchedulerMixin, index: int) -> float:
+    """What the scheduler multiplies x_t by at a timestep: 1, or more where it adds noise alone."""
+    if index == 0:
+        return float(scheduler.init_noise_sigma)
+    return 1 / float(scheduler.scale_model_input(torch.ones(()), scheduler.timesteps[index]))
 
 
 def _at_least_3d(x: Tensor) -> Tensor:

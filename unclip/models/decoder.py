@@ -5,6 +5,7 @@ Shapes: B batch, D CLIP embedding, L tokens, S pixels a side, p stem, E time emb
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
@@ -39,6 +40,8 @@ class Decoder(ModelMixin, ConfigMixin):
         text_encoder: size of a text transformer of its own (GLIDE, the paper): a mapping of
             TextTransformer's arguments; without it the states of CLIP's encoder serve (Karlo).
         text_states_dim: width of CLIP's text states, when it is not D.
+        inpainting: whether it also sees the known part of a picture, in four more channels whose
+            weights begin at zero (GLIDE, section 5.1).
         schedule, num_train_timesteps: the diffusion it is trained for.
 
     Raises:
@@ -65,6 +68,7 @@ class Decoder(ModelMixin, ConfigMixin):
         learned_variance: bool = True,
         text_encoder: dict | None = None,
         text_states_dim: int | None = None,
+        inpainting: bool = False,
         schedule: str = "cosine",
         num_train_timesteps: int = 1000,
     ):
@@ -92,7 +96,7 @@ class Decoder(ModelMixin, ConfigMixin):
         ]
         self.unet = UNet2DConditionModel(
             sample_size=size // stem,
-            in_channels=3 * stem**2,
+            in_channels=(7 if inpainting else 3) * stem**2,
             out_channels=(6 if learned_variance else 3) * stem**2,
             down_block_types=down,
             up_block_types=up,
@@ -105,13 +109,41 @@ class Decoder(ModelMixin, ConfigMixin):
             class_embed_type="identity",
             dropout=dropout,
         )
+        if inpainting:
+            torch.nn.init.zeros_(self.unet.conv_in.weight[:, 3 * stem**2 :])
+
+    @classmethod
+    @torch.no_grad()
+    def for_inpainting(cls, decoder: Decoder) -> Decoder:
+        """The same decoder with channels for a known part, which it does not heed before training.
+
+        Raises:
+            ValueError: when it has them already.
+        """
+        if decoder.config.inpainting:
+            raise ValueError("decoder: it has the channels of inpainting already")
+        arguments = {name: value for name, value in decoder.config.items() if name[0] != "_"}
+        inpainter = cls(**arguments | {"inpainting": True}).to(decoder.device, decoder.dtype)
+        state = decoder.state_dict()
+        plain = state["unet.conv_in.weight"]  # [C, 3 p p, k, k]
+        widened = torch.zeros_like(inpainter.unet.conv_in.weight)  # [C, 7 p p, k, k]
+        widened[:, : plain.shape[1]] = plain
+        inpainter.load_state_dict(state | {"unet.conv_in.weight": widened})
+        return inpainter.train(decoder.training)
 
     def null_z_img(self, batch_size: int) -> Tensor:
         """The learned embedding [B, D] that stands for no picture at all."""
         null = self.text_proj.learned_classifier_free_guidance_embeddings
         return null.expand(batch_size, -1) / self.config.z_img_scale
 
-    def forward(self, x_t: Tensor, t: Tensor, z_img: Tensor, text: TextEncoding) -> Tensor:
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        z_img: Tensor,
+        text: TextEncoding,
+        known: Tensor | None = None,
+    ) -> Tensor:
         """Predict eps or v, and the variance's fraction where it is learned.
 
         Args:
@@ -119,6 +151,8 @@ class Decoder(ModelMixin, ConfigMixin):
             t: [B] or a single timestep, in 0 .. T-1.
             z_img: [B, D] as CLIP gives it; rows of null_z_img where there is none.
             text: the captions; those of "" where there is none.
+            known: [B, 4, S, S] what known_part gives, for inpainting alone; nothing is known
+                unless it is given.
 
         Returns:
             [B, 3, S, S], or [B, 6, S, S] with the learned variance in the last three channels.
@@ -130,11 +164,25 @@ class Decoder(ModelMixin, ConfigMixin):
         extra_tokens = context.shape[1] - text.text_mask.shape[1]
         mask = F.pad(text.text_mask, (extra_tokens, 0), value=True)  # [B, 4 + L]
 
-        h = space_to_depth(x_t, self.config.stem)  # [B, 3 p p, S / p, S / p]
+        if self.config.inpainting:
+            if known is None:
+                known = known_part(torch.zeros_like(x_t), torch.ones_like(x_t[:, :1]))
+            x_t = torch.cat([x_t, known.to(x_t)], dim=1)  # [B, 7, S, S]
+        elif known is not None:
+            raise ValueError("known: this decoder was not made for inpainting")
+        h = space_to_depth(x_t, self.config.stem)  # [B, 3 p p or 7 p p, S / p, S / p]
         h = self.unet(
             h, t, encoder_hidden_states=context, class_labels=time, attention_mask=mask
         ).sample  # [B, 3 p p or 6 p p, S / p, S / p]
         return depth_to_space(h, self.config.stem)  # [B, 3 or 6, S, S]
+
+
+def known_part(x_0: Tensor, mask: Tensor) -> Tensor:
+    """What an inpainting decoder is told: the picture where mask is 0, zero elsewhere; the mask.
+
+    x_0 [B, 3, S, S] in [-1, 1], mask [B, 1, S, S] 1 where to paint -> [B, 4, S, S].
+    """
+    return torch.cat([x_0 * (1 - mask), mask.expand(len(x_0), -1, -1, -1)], dim=1)
 
 
 def check_decoder(size, stem, channels, attention_levels, head_dim, context, prediction) -> None:
