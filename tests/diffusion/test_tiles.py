@@ -10,8 +10,11 @@ from unclip.diffusion.tiles import tile_starts, tiled, window
 
 @pytest.mark.parametrize(
     ("size", "tile_size", "overlap", "multiple"),
-    [(2048, 1024, 128, 16), (4096, 1024, 128, 16), (64, 64, 8, 4), (1024, 256, 0, 32), (96, 64, 60, 4)],
-)  # fmt: skip
+    [
+        *[(2048, 1024, 128, 16), (4096, 1024, 128, 16), (64, 64, 8, 4)],
+        *[(1024, 256, 0, 32), (96, 64, 60, 4)],
+    ],
+)
 def test_tiles_cover_and_overlap(size, tile_size, overlap, multiple):
     starts = tile_starts(size, tile_size, overlap, multiple)
     assert starts[0] == 0 and starts[-1] + tile_size == size
@@ -24,7 +27,9 @@ def test_a_canvas_of_one_tile_is_one_tile():
     assert tile_starts(64, 64, 16) == tile_starts(64, 128, 16) == [0]
 
 
-@pytest.mark.parametrize("arguments", [(64, 32, 32, 4), (64, 32, -1, 4), (64, 30, 4, 4), (62, 32, 4, 4)])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments", [(64, 32, 32, 4), (64, 32, -1, 4), (64, 30, 4, 4), (62, 32, 4, 4)]
+)
 def test_tiles_that_cannot_be_are_refused(arguments):
     with pytest.raises(ValueError, match="overlap|multiples"):
         tile_starts(*arguments)

@@ -170,8 +170,8 @@ def test_an_inpainting_decoder_begins_from_a_plain_one_and_learns(tiny_config, t
     x_0 = batch["image"].float() / 127.5 - 1
     assert torch.equal(picture, x_0 * (1 - mask)) and {*mask.unique().tolist()} == {0.0, 1.0}
     assert 0.3 < mask.mean() < 0.7
-    first, last, _ = overfit(stage, dataset, 50)
-    assert last < 0.6 * first
+    first, last, _ = overfit(stage, dataset, 24)
+    assert last < 0.8 * first
     assert stage.network.unet.conv_in.weight[:, 3:].abs().max() > 1e-3
 
 
