@@ -86,4 +86,4 @@ def embed_pictures(clip: CLIP, pictures: Iterable[Any]) -> Tensor:
 
 def logit_scale(clip: CLIP) -> float:
     """What CLIP multiplies a cosine by before its softmax."""
-    return float(clip.model.logit_scale.exp())
+    return float(clip.model.logit_scale.detach().exp())

@@ -1,0 +1,183 @@
+"""A folder's pictures as embeddings, kept in a file so that the next search is quick.
+
+The file is safetensors: z_img [N, D] float32, and a JSON text that says which CLIP looked and, for
+each row, the path inside the folder, size and modification time. A row is used again while these
+three stay what they were; another CLIP, or a damaged file, means looking again at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unclip_sample.writing import write_whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unclip import CLIP
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+VERSION = 1
+SAVE_EVERY = 500  # pictures, so that a long look that is stopped goes on from there
+
+Stamp = tuple[int, int]  # size in bytes, modification time in nanoseconds
+
+
+@dataclass
+class Index:
+    """What is known of a folder: row i of z_img belongs to the i-th of files."""
+
+    files: dict[str, Stamp]  # by path inside the folder, with forward slashes
+    z_img: Tensor  # [N, D]
+
+
+@dataclass
+class Report:
+    """What an update did."""
+
+    new: int = 0  # looked at now: not known before, or changed since
+    kept: int = 0  # known and unchanged
+    removed: int = 0  # known and gone
+    unreadable: dict[str, str] = field(default_factory=dict)  # path inside the folder: why
+
+
+def list_pictures(folder: Path) -> list[str]:
+    """Paths inside a folder, at any depth, of the files that are named as pictures; sorted.
+
+    Hidden files and folders are passed over, and links to folders are not followed.
+    """
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            path = Path(place, name)
+            if path.suffix.lower() in SUFFIXES and not name.startswith(".") and path.is_file():
+                found.append(path.relative_to(folder).as_posix())
+    return sorted(found)
+
+
+def default_path(folder: Path, model_hash: str) -> Path:
+    """Where a folder's index lies unless the user names a place: in the user's cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    key = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    return Path(home, "unclip", "index", f"{key}-{model_hash}.safetensors")
+
+
+def update(
+    path: Path,
+    folder: Path,
+    clip: CLIP,
+    model_hash: str,
+    progress: Callable[[Iterable[str]], Iterable[str]] = iter,
+) -> tuple[Index, Report]:
+    """The index of a folder as it is now; only what is new or changed is looked at.
+
+    path: of the index, read where it exists and written where anything has changed. progress: wraps
+    the paths that are about to be read. Files that are no picture, or broken, are reported.
+    """
+    known = read(path, model_hash)
+    stamps = {name: stamp_of(folder / name) for name in list_pictures(folder)}
+    kept = [name for name, stamp in stamps.items() if known and known.files.get(name) == stamp]
+    report = Report(kept=len(kept), removed=len(set(known.files) - set(stamps)) if known else 0)
+    index = _select(known, kept) if known else empty(clip.embedding_dim)
+    names = [name for name in stamps if name not in index.files]
+    rows: list[Any] = []
+    for name in progress(names):
+        z_img = look_at(clip, folder / name, name, report)
+        if z_img is None:
+            continue
+        index.files[name] = stamps[name]
+        rows.append(z_img)
+        if len(rows) == SAVE_EVERY:
+            index, rows = _with_rows(index, rows), []
+            write(path, index, model_hash)
+        report.new += 1
+    index = _with_rows(index, rows)
+    if rows or report.removed or known is None or len(kept) < len(known.files):
+        write(path, index, model_hash)
+    return index, report
+
+
+def look_at(clip: CLIP, path: Path, name: str, report: Report) -> Tensor | None:
+    """The embedding [1, D] of a file; None where it cannot be read, which is reported."""
+    from unclip.pictures import PictureError, open_picture
+
+    from .encoder import embed_pictures
+
+    try:
+        with open_picture(path) as picture:
+            return embed_pictures(clip, [picture])
+    except PictureError as error:
+        report.unreadable[name] = str(error)
+    except OSError as error:
+        report.unreadable[name] = error.strerror or type(error).__name__
+    return None
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Size and modification time; (-1, -1) for a file that has gone or cannot be seen."""
+    try:
+        status = path.stat()
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
+
+
+def empty(embedding_dim: int) -> Index:
+    """The index of a folder of which nothing is known."""
+    import torch
+
+    return Index({}, torch.empty(0, embedding_dim))
+
+
+def write(path: Path, index: Index, model_hash: str) -> None:
+    """Write an index, whole or not at all; a folder that is missing is made."""
+    import torch
+    from safetensors.torch import save
+
+    facts = {"version": VERSION, "model_hash": model_hash, "files": index.files}
+    text = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, save({"z_img": index.z_img.contiguous(), "json": text}), overwrite=True)
+
+
+def read(path: Path, model_hash: str) -> Index | None:
+    """An index that this CLIP has made; None where there is none, or it is not what it should be.
+
+    What is wrong with a cache is no matter for the user: it is made again.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+        facts = json.loads(tensors["json"].numpy().tobytes())
+        z_img, files = tensors["z_img"], facts["files"]
+        files = {name: (int(size), int(time)) for name, (size, time) in files.items()}
+        if (facts["version"], facts["model_hash"]) != (VERSION, model_hash):
+            return None
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError):
+        return None
+    fits = z_img.ndim == 2 and len(z_img) == len(files) and z_img.dtype == torch.float32
+    return Index(files, z_img) if fits and bool(torch.isfinite(z_img).all()) else None
+
+
+def _select(index: Index, names: list[str]) -> Index:
+    """The rows of some of its files."""
+    rows = {name: row for row, name in enumerate(index.files)}
+    files = {name: index.files[name] for name in names}
+    return Index(files, index.z_img[[rows[name] for name in names]])
+
+
+def _with_rows(index: Index, rows: list[Tensor]) -> Index:
+    """The same with embeddings added at the end."""
+    import torch
+
+    return Index(index.files, torch.cat([index.z_img, *rows]))
