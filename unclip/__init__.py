@@ -19,6 +19,7 @@ _HOME = {
     "Upsampler": "unclip.models.upsampler",
     "UnCLIPTextProjModel": "unclip.models.text_proj",
     "UnCLIPPipeline": "unclip.pipeline.pipeline",
+    "PrincipalComponents": "unclip.pipeline.principal_components",
     "ModelMixin": "diffusers",
 }
 __all__ = [*_HOME, "__version__"]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unclip.diffusion.guidance import drop_mask, guide, rescale, scale_in_interval
+from unclip.diffusion.guidance import drop_mask, guide, lead, rescale, scale_in_interval
 
 
 @pytest.fixture
@@ -106,3 +106,16 @@ def test_drop_mask_has_the_probability_asked_for():
     assert drop_mask(1.0, generators(range(50))).all()
     with pytest.raises(ValueError, match="probability"):
         drop_mask(1.1, generators([0]))
+
+
+def test_a_score_leads_x_0_as_it_moves_the_mean_of_normal_data():
+    """x_0 ~ N(0, 1) tilted by exp(s g x_0) is N(s g, 1): E[x_0 | x_t] moves by s (1 - abar) g."""
+    x_t, g, scale = torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 3).double(), 2.5
+    abar = torch.tensor([0.0, 0.2, 0.9, 1.0], dtype=torch.float64)
+    column = abar[:, None]
+
+    def posterior_mean(mean):
+        return mean + column.sqrt() * (x_t - column.sqrt() * mean)
+
+    led = lead(posterior_mean(torch.zeros(4, 3).double()), g, abar, scale)
+    torch.testing.assert_close(led, posterior_mean(scale * g))

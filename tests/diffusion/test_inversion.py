@@ -56,6 +56,19 @@ def test_refinements_make_the_round_trip_exact(gaussian_data, drawings, predicti
     assert round_trip_error(gaussian_data, drawings, steps, prediction, num_refinements=30) < 1e-6
 
 
+def test_an_iteration_that_does_not_converge_is_left(drawings):
+    """Near t = T the v of an eps-network is its error over cos(angle), which is almost 0."""
+    scheduler = make_scheduler("ddim", "cosine", "eps", clip_range=None)
+
+    def network(x_t, t):
+        return 0.9 * x_t + 0.1 * x_t.roll(1, dims=1)
+
+    rough = ddim_invert(network, drawings, scheduler, 10)
+    for number in (1, 2, 9):
+        refined = ddim_invert(network, drawings, scheduler, 10, num_refinements=number)
+        assert refined.abs().max() < 2 * rough.abs().max()
+
+
 def test_inversion_leaves_out_a_learned_variance(gaussian_data, drawings):
     scheduler = make_scheduler("ddim", "cosine", "eps")
     network = gaussian_data.network("eps")

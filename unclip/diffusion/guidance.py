@@ -5,7 +5,7 @@ channels, which is never guided: it is taken from the conditional prediction.
 
 Sources: CFG = Ho & Salimans 2022 (arXiv 2207.12598), GLIDE = Nichol et al. 2021 (arXiv
 2112.10741), Lin = Lin et al. 2023 (arXiv 2305.08891), Kynk = Kynkaanniemi et al. 2024 (arXiv
-2404.07724).
+2404.07724), ADM = Dhariwal & Nichol 2021 (arXiv 2105.05233).
 """
 
 from collections.abc import Sequence
@@ -65,6 +65,18 @@ def scale_in_interval(
     if not 0 <= low <= high:
         raise ValueError(f"interval must be (low, high) with 0 <= low <= high, got {interval}")
     return scale if low <= float(t) <= high else 1.0
+
+
+def lead(x_0_hat: Tensor, gradient: Tensor, abar: Tensor, scale: float) -> Tensor:
+    """Lead x_0_hat up a score f: x_0_hat + scale (1 - abar_t) df/dx_0   (ADM algorithm 2).
+
+    ADM adds scale df/dx_t to the score of x_t, which moves x_0_hat by scale (1 - abar_t) /
+    sqrt(abar_t) df/dx_t. With dx_0_hat/dx_t = sqrt(abar_t), what it is for data of unit variance,
+    the roots cancel, and the network need not be differentiated. gradient is df/dx_0 [B, ...] at
+    x_0_hat, abar [B].
+    """
+    weight = scale * (1 - abar.to(x_0_hat)).reshape(-1, *[1] * (x_0_hat.ndim - 1))
+    return x_0_hat + weight * gradient
 
 
 def drop_mask(probability: float, generators: Sequence[torch.Generator]) -> Tensor:

@@ -10,6 +10,7 @@ PD = Salimans & Ho 2022 (arXiv 2202.00512), unCLIP = Ramesh et al. 2022 (arXiv 2
 """
 
 import copy
+import functools
 import hashlib
 import inspect
 import math
@@ -170,7 +171,8 @@ def ddim_invert(
     trip falls with the number of steps. Each refinement (one more evaluation a step) predicts
     again at the higher level, the place where denoise() predicts, and solves its equation there
     by fixed point: x_high = (x_low + sin(d) v(x_high)) / cos(d), d the angle between the levels
-    (PD appendix D); a few make the round trip nearly exact for a smooth network.
+    (PD appendix D); a few make the round trip nearly exact for a smooth network. A sample whose
+    iteration does not converge (as those of eps-networks at the last timestep) is left before it.
     predict, learned_variance, progress and stage are those of denoise(), and so are the errors.
     """
     if not isinstance(scheduler, DDIMScheduler):
@@ -187,10 +189,9 @@ def ddim_invert(
         x_low, angle = x_t, angles[index + 1] - angles[index]
         # x_0 has no timestep of its own: the first one stands for it.
         v = velocity(x_low, timesteps[max(index - 1, 0)], angles[index])
-        x_t = math.cos(angle) * x_low + math.sin(angle) * v
-        for _ in range(num_refinements):
-            v = velocity(x_t, timesteps[index], angles[index + 1])
-            x_t = (x_low + math.sin(angle) * v) / math.cos(angle)
+        rough = math.cos(angle) * x_low + math.sin(angle) * v
+        v_high = functools.partial(velocity, t=timesteps[index], angle=angles[index + 1])
+        x_t = _solved_for_x_high(v_high, x_low, rough, angle, num_refinements)
         where = f"at step {index + 1} of {len(timesteps)} (t = {timesteps[index].item()})"
         _check_finite(x_t, f"{stage}: the inversion is not finite {where}")
     return x_t
@@ -481,6 +482,29 @@ def _velocity_function(
         return (eps_hat - math.sin(angle) * x_t) / math.cos(angle)
 
     return velocity
+
+
+def _solved_for_x_high(
+    v_high: Callable[[Tensor], Tensor], x_low: Tensor, x_high: Tensor, angle: float, times: int
+) -> Tensor:
+    """x_high = (x_low + sin(angle) v_high(x_high)) / cos(angle) [B, ...], by iteration.
+
+    Each change of a sample must be smaller than the one before, and the first than the sample:
+    where one is not, the sample goes back to where it was before and stays there.
+    """
+    before, last = x_high, _lengths(x_high)
+    for _ in range(times):
+        after = (x_low + math.sin(angle) * v_high(x_high)) / math.cos(angle)
+        change = _lengths(after - x_high)
+        last = torch.where(change < last, change, -math.inf)
+        moves = last > -math.inf
+        x_high, before = torch.where(moves, after, before), torch.where(moves, x_high, before)
+    return x_high
+
+
+def _lengths(x: Tensor) -> Tensor:
+    """The length of each sample, [B, 1, ...]."""
+    return x.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.ndim - 1))
 
 
 def _angles(scheduler: DDIMScheduler) -> list[float]:

@@ -24,6 +24,7 @@ from unclip.models.upsampler import Upsampler
 from unclip.pipeline import arguments, stages
 from unclip.pipeline.arguments import STAGES, Order, check_order
 from unclip.pipeline.folder import check_folder
+from unclip.pipeline.latents import LatentOperations
 from unclip.pipeline.loading import NETWORKS, read_network, read_pipeline
 from unclip.pipeline.output import UnCLIPOutput, finished
 from unclip.pipeline.saving import write_clip, write_folder, write_index, write_network
@@ -44,7 +45,7 @@ SAMPLER_NAMES = {
 OnStep = Callable[["UnCLIPPipeline", int, int, dict], Mapping[str, Tensor] | None]
 
 
-class UnCLIPPipeline(DiffusionPipeline):
+class UnCLIPPipeline(LatentOperations, DiffusionPipeline):
     """unCLIP (DALL-E 2): CLIP, a prior, a decoder and two upsamplers, each with its scheduler.
 
     The prior and CLIP are kept in float32, so that rounding never picks another picture; the
@@ -434,9 +435,16 @@ class UnCLIPPipeline(DiffusionPipeline):
         """The negative captions, or the empty text for each picture."""
         return self.encode([""]).expand(batch_size) if negative is None else negative
 
-    def _stage(self, name: str, steps: Steps | None, on_step: OnStep | None) -> stages.Stage:
-        """A stage of this pipeline, ready to be sampled."""
-        scheduler = self.components[f"{name}_scheduler"]
+    def _stage(
+        self,
+        name: str,
+        steps: Steps | None,
+        on_step: OnStep | None,
+        scheduler: SchedulerMixin | None = None,
+        **beginning: Any,
+    ) -> stages.Stage:
+        """A stage of this pipeline, ready to be sampled; beginning is its x_T and eta."""
+        scheduler = scheduler or self.components[f"{name}_scheduler"]
         steps = self.config.default_steps[name] if steps is None else steps
         timesteps = timesteps_for(steps, scheduler)
 
@@ -451,6 +459,7 @@ class UnCLIPPipeline(DiffusionPipeline):
             steps,
             on_step=report if on_step else None,
             progress=lambda indices: self._bar(name, indices),
+            **beginning,
         )
 
     def _bar(self, stage: str, indices: Sequence[int]) -> Iterable[int]:
