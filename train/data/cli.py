@@ -8,6 +8,7 @@ import traceback
 from unclip_train.cli import Parser
 
 STYLES = ("noto", "twemoji", "fluent", "flat")
+MORE_STYLES = ("emojione", "streamline")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     emoji = commands.add_parser("emoji", help="render the open emoji sets into a folder")
     _add_rendering(emoji, sizes=[64])
-    emoji.add_argument("--styles", nargs="+", choices=STYLES, default=list(STYLES))
+    emoji.add_argument("--styles", nargs="+", choices=STYLES + MORE_STYLES, default=list(STYLES))
     emoji.add_argument(
         "--shared-only",
         action="store_true",

@@ -9,12 +9,14 @@ from pathlib import Path
 from .held_out import FAMILIES, ICON_FAMILY, is_held_out
 
 METADATA = "metadata.jsonl"
-STYLES = ("noto", "twemoji", "fluent", "flat", "icon")
+MORE_STYLES = ("emojione", "streamline")  # further artists, rendered where they are asked for
+STYLES = ("noto", "twemoji", "fluent", "flat", *MORE_STYLES, "icon")
 FAMILY_OF_STYLE = {
     "noto": "noto",
     "twemoji": "twemoji",
     "fluent": "fluent",
     "flat": "fluent",
+    **{style: style for style in MORE_STYLES},
     "icon": ICON_FAMILY,
 }
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from .drawings import (
     FAMILY_OF_STYLE,
+    MORE_STYLES,
     PEOPLE,
     Drawing,
     files_present,
@@ -25,7 +26,7 @@ from .drawings import (
     save_drawings,
     write_whole,
 )
-from .held_out import is_held_out
+from .held_out import FAMILIES, is_held_out
 
 EMOJI_STYLES = ("noto", "twemoji", "fluent", "flat")
 MIN_SIZE, MAX_SIZE = 8, 4096
@@ -64,6 +65,16 @@ PACKAGES = {
         "@iconify-json/fluent-emoji-flat",
         "1.2.6",
         "RY47RgPb47fYUiyrA64sIOL0+UU02s29sXpNBbIQRBUlPlfNFTKUmZDERGuxDs/7yNGWqQYvuaSYM1M4fRXlUw==",
+    ),
+    "emojione": Package(
+        "@iconify-json/emojione",
+        "1.2.3",
+        "T9+T3HIbJNLKKsmxYKlaYhvnHYkz/HNYTV7SHCXVZPfeUi4FqskY70YeN8yYAZT8cCv7w5vJxS4Q1m8zb9CMMg==",
+    ),
+    "streamline": Package(
+        "@iconify-json/streamline-emojis",
+        "1.2.4",
+        "iNr9T9XuZVTyQPJO8ZlLxBzPkpi7qMl+z1l0C31vpEMqhPMelth3n7CeWQYtixdetDPdI81yeG4ROqjWpYJE6A==",
     ),
     "names": Package(
         "emojibase-data",
@@ -165,10 +176,11 @@ def parse_icon_set(icons: dict, metadata: dict, chars: dict) -> IconSet:
     return IconSet(bodies, boxes, categories, people, characters)
 
 
-def load_icon_sets() -> dict[str, IconSet]:
-    """The four emoji sets by style; about 3 s, most of it for fluent's 100 MB."""
+def load_icon_sets(styles: Iterable[str] = ()) -> dict[str, IconSet]:
+    """The four emoji sets by style, and further styles; about 3 s, most for fluent's 100 MB."""
     members = ("icons.json", "metadata.json", "chars.json")
-    return {style: parse_icon_set(*read_json(PACKAGES[style], *members)) for style in EMOJI_STYLES}
+    wanted = dict.fromkeys((*EMOJI_STYLES, *styles))
+    return {style: parse_icon_set(*read_json(PACKAGES[style], *members)) for style in wanted}
 
 
 def plain_text(text: str) -> str:
@@ -241,10 +253,11 @@ def _slug(label: str) -> str:
 
 
 def list_drawings(sets: dict[str, IconSet], names: Names, folder: Path) -> list[Drawing]:
-    """Every visible drawing of the four sets, with `shared` and `held_out` decided."""
+    """Every visible drawing of the sets, with `shared` and `held_out` decided by the four."""
     people = frozenset().union(*(icons.people for icons in sets.values()))
     fluent = sets["fluent"].bodies.keys() | sets["flat"].bodies.keys()
     shared = (sets["noto"].bodies.keys() & sets["twemoji"].bodies.keys() & fluent) - people
+    known = set().union(*(sets[style].bodies for style in EMOJI_STYLES))
     codes, categories = {}, {}
     for style in ("flat", "noto", "twemoji"):
         codes = sets[style].chars | codes
@@ -253,8 +266,11 @@ def list_drawings(sets: dict[str, IconSet], names: Names, folder: Path) -> list[
     for style, icons in sets.items():
         family = FAMILY_OF_STYLE[style]
         for concept in icons.bodies:
+            if concept not in known:
+                continue  # an id of its own: nobody knows whether it is a concept of the others
             name, keywords = names.find(concept, icons.chars.get(concept) or codes.get(concept))
-            category = icons.categories.get(concept) or categories.get(concept, "")
+            own = {} if style in MORE_STYLES else icons.categories
+            category = own.get(concept) or categories.get(concept, "")
             drawing = Drawing(
                 id=f"{style}/{concept}",
                 file_name=f"64/{style}/{concept}.png",
@@ -265,7 +281,9 @@ def list_drawings(sets: dict[str, IconSet], names: Names, folder: Path) -> list[
                 family=family,
                 category=PEOPLE if concept in people else category,
                 shared=concept in shared,
-                held_out=concept in shared and is_held_out(concept, family),
+                held_out=concept in shared
+                and family in FAMILIES
+                and is_held_out(concept, family),
                 folder=folder,
             )
             drawings.append(drawing)
@@ -376,7 +394,7 @@ def make_emoji(
     Args:
         folder: where {size}/{style}/{concept}.png and metadata.jsonl are put.
         sizes: pixels of a side, each 8 to 4096.
-        styles: of noto, twemoji, fluent, flat.
+        styles: of noto, twemoji, fluent, flat, emojione, streamline.
         limit: at most this many drawings, all styles of a concept before the next concept.
         shared_only: only concepts that all three families draw, People & Body left out.
         workers: processes; the machine's cores when None.
@@ -386,13 +404,14 @@ def make_emoji(
     """
     styles = list(styles)
     for style in styles:
-        if style not in EMOJI_STYLES:
-            raise ValueError(f"styles: {style!r} is unknown; use {', '.join(EMOJI_STYLES)}")
+        if style not in (*EMOJI_STYLES, *MORE_STYLES):
+            known = ", ".join((*EMOJI_STYLES, *MORE_STYLES))
+            raise ValueError(f"styles: {style!r} is unknown; use {known}")
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, not {limit}")
     sizes, folder = check_sizes(sizes), Path(folder)
     prepare_folder(folder)
-    sets = load_icon_sets()
+    sets = load_icon_sets(styles)
     names = Names(read_json(PACKAGES["names"], "en/data.json")[0])
     chosen = select(list_drawings(sets, names, folder), styles, shared_only, limit)
     return render_folder(folder, chosen, sets, sizes, workers or os.cpu_count() or 1)

@@ -46,8 +46,9 @@ def icon_set(*names: str, **more):
     return parse_icon_set({"icons": bodies | more, "width": 36, "height": 36}, metadata, chars)
 
 
-def four_sets():
-    return {
+def four_sets(styles=()):
+    more = {style: icon_set("abacus", "red-apple", "its-own-id") for style in styles}
+    return more | {
         "noto": icon_set("abacus", "red-apple", "artist", "only-noto"),
         "twemoji": icon_set("abacus", "red-apple", "artist"),
         "fluent": icon_set("abacus", "artist"),
@@ -208,6 +209,24 @@ def test_shared_means_three_families_and_no_people():
     assert not drawings["fluent/artist"].shared
 
 
+def test_further_artists_are_never_held_out_and_decide_nothing():
+    sets = four_sets(["emojione"])
+    drawings = {d.id: d for d in list_drawings(sets, Names(ROWS), Path("x"))}
+    more = {name for name in drawings if name.startswith("emojione/")}
+    assert more == {"emojione/abacus", "emojione/red-apple"}
+    assert not any(drawings[name].held_out for name in more)
+    assert all(drawings[name].shared for name in more)
+    without = list_drawings(four_sets(), Names(ROWS), Path("x"))
+    assert {d.id: d for d in without}.items() <= drawings.items()
+
+
+def test_further_artists_are_rendered_where_they_are_asked_for(offline_sets, tmp_path):
+    make_emoji(tmp_path / "emoji", sizes=[16], styles=["noto", "emojione"])
+    assert {d.style for d in load_drawings(tmp_path / "emoji")} == {"noto", "emojione"}
+    make_emoji(tmp_path / "plain", sizes=[16])
+    assert "emojione" not in {d.style for d in load_drawings(tmp_path / "plain")}
+
+
 def test_folder_is_rendered_and_only_completed_later(offline_sets, tmp_path):
     folder = tmp_path / "emoji"
     report = make_emoji(folder, sizes=[16])
@@ -234,7 +253,7 @@ def test_limit_takes_whole_concepts(offline_sets, tmp_path):
 def test_row_without_any_file_falls_away(offline_sets, tmp_path, monkeypatch):
     sets = four_sets()
     sets["noto"].bodies["abacus"] = "<path fill="
-    monkeypatch.setattr(emoji, "load_icon_sets", lambda: sets)
+    monkeypatch.setattr(emoji, "load_icon_sets", lambda styles: sets)
     report = make_emoji(tmp_path / "emoji", sizes=[16])
     assert list(report["failed"]) == ["16/noto/abacus"]
     assert "noto/abacus" not in {drawing.id for drawing in load_drawings(tmp_path / "emoji")}
