@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 
 import torch
-from diffusers import ConfigMixin, ModelMixin, PriorTransformer
+from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from unclip.models.clip import TextEncoding
+from unclip.models.prior_transformer import Prefix, PrefixPriorTransformer
 
 PAPER_SCALE_PER_DIM = 17.2 / math.sqrt(1024)  # DALL-E 2, section 2.2: 17.2 at 1024 dimensions
 
@@ -57,7 +58,7 @@ class Prior(ModelMixin, ConfigMixin):
             raise ValueError(
                 f"normalization must be 'statistics' or 'scale', not {normalization!r}"
             )
-        self.transformer = PriorTransformer(
+        self.transformer = PrefixPriorTransformer(
             num_attention_heads=num_heads,
             attention_head_dim=head_dim,
             num_layers=num_layers,
@@ -93,14 +94,21 @@ class Prior(ModelMixin, ConfigMixin):
         """The inverse of normalize: z std + mean."""
         return z_img * self.transformer.clip_std + self.transformer.clip_mean
 
-    def forward(self, z_img_t: Tensor, t: Tensor, text: TextEncoding) -> Tensor:
-        """Noised embedding [B, D] (normalised space), t [B], caption -> z_img_hat [B, D] there."""
+    def forward(
+        self, z_img_t: Tensor, t: Tensor, text: TextEncoding, prefix: Prefix | None = None
+    ) -> Tensor:
+        """Noised embedding [B, D] (normalised space), t [B], caption -> z_img_hat [B, D] there.
+
+        prefix: an empty one, given with every call about the same N captions, has them read once;
+        its rows say which caption belongs to each of the B embeddings.
+        """
         return self.transformer(
             z_img_t,
             timestep=t,
             proj_embedding=text.z_txt,
             encoder_hidden_states=text.text_states,
             attention_mask=text.text_mask,
+            prefix=prefix,
         ).predicted_image_embedding
 
 

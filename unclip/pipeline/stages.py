@@ -24,6 +24,7 @@ from unclip.diffusion.sampling import (
     randn_per_sample,
 )
 from unclip.models.clip import CLIP, TextEncoding
+from unclip.models.prior_transformer import Prefix
 
 MAX_CHARACTERS_PER_TOKEN = 100  # of a caption too long to be counted to its end
 TOKENIZING = threading.Lock()  # a tokenizer keeps what it was last asked for
@@ -99,11 +100,13 @@ def sample_prior(
     text, negative = (t.to(prior.device, torch.float32) for t in (text, negative))
     streams = [stage.name, *(f"{stage.name} {number}" for number in range(1, num_candidates))]
     generators = [g for stream in streams for g in child_generators(list(seeds), stream)]
-    every = torch.arange(len(seeds), device=prior.device).repeat(num_candidates)  # [K B]
-    rows = TextEncoding.cat(branches(text.select(every), negative.select(every), guidance_scale))
+    captions = branches(text, negative, guidance_scale)
+    every = torch.arange(len(captions) * len(seeds)).view(len(captions), len(seeds))
+    prefix = Prefix(every.repeat(1, num_candidates).flatten())  # candidates share their caption's
+    captions = TextEncoding.cat(captions)
 
     def predict(x_t: Tensor, t: Tensor) -> Tensor:
-        return prior(x_t, t, rows)
+        return prior(x_t, t, captions, prefix)
 
     with torch.autocast(prior.device.type, enabled=False):
         predict = guided(stage, predict, guidance_scale)
