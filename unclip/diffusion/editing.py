@@ -107,7 +107,7 @@ def repaint(
     where it is kept. Other arguments are those of denoise(); ValueError for a scheduler that
     cannot begin in the midst of its steps.
     """
-    _check_scheduler(scheduler)
+    check_scheduler(scheduler)
     timesteps = timesteps_for(steps, scheduler)
     segments = resampling_segments(len(timesteps), jump_length, num_resamples)
     levels = [*(abar_of(scheduler, t) for t in timesteps), 1.0]
@@ -136,8 +136,12 @@ def repaint(
     return torch.where(unknown, x_t, x_0)
 
 
-def _check_scheduler(scheduler: SchedulerMixin) -> None:
-    """Refuse schedulers whose x_t is no q(x_t | x_0), or that cannot begin at any timestep."""
+def check_scheduler(scheduler: SchedulerMixin) -> None:
+    """Refuse what repaint() cannot use: x_t is no q(x_t | x_0), or steps must begin at the first.
+
+    Raises:
+        ValueError: naming the class of the scheduler.
+    """
     anywhere = isinstance(scheduler, DDPMScheduler | DDIMScheduler | UnCLIPScheduler)
     if float(scheduler.init_noise_sigma) != 1 or not (
         anywhere or hasattr(scheduler, "index_for_timestep")

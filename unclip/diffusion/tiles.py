@@ -51,8 +51,6 @@ def tiled(predict_tile: PredictTile, starts: Sequence[int], tile_size: int) -> P
     places = [slice(start, start + tile_size) for start in starts]
 
     def predict(x_t: Tensor, t: Tensor) -> Tensor:
-        if len(places) == 1:
-            return predict_tile(x_t, t, (slice(None), slice(None)))
         weight = window(tile_size).to(x_t.device)
         total = torch.zeros(x_t.shape[-2:], device=x_t.device)
         joined = torch.zeros_like(x_t)

@@ -259,18 +259,23 @@ def check_embeddings(value: Any, dim: int) -> Tensor | None:
 
 
 def check_pictures(value: Any) -> list[Tensor]:
-    """Pictures as tensors [1, 3, S, S] in [-1, 1]: Pillow images, or a tensor in [0, 1]."""
+    """The middle squares [1, 3, S, S] of pictures, which is what CLIP sees of them."""
+    return [central_square(x) for x in check_whole_pictures(value)]
+
+
+def check_whole_pictures(value: Any) -> list[Tensor]:
+    """Pictures as tensors [1, 3, H, W] in [-1, 1]: Pillow images, or a tensor in [0, 1]."""
     if isinstance(value, Tensor):
         batch = value[None] if value.ndim == 3 else value
         if batch.ndim != 4 or batch.shape[1] != 3 or not batch.numel():
             raise ValueError(f"image: the shape must be [N, 3, H, W], not {list(value.shape)}")
         if not batch.is_floating_point() or not ((batch >= 0) & (batch <= 1)).all():
             raise ValueError("image: a tensor must hold floats from 0 to 1")
-        return [central_square(picture[None].float() * 2 - 1) for picture in batch]
+        return [picture[None].float() * 2 - 1 for picture in batch]
     pictures = value if isinstance(value, list | tuple) else [value]
     if not pictures or not all(isinstance(picture, Image.Image) for picture in pictures):
         raise ValueError(f"image: give Pillow images or a tensor [N, 3, H, W], not {short(value)}")
-    return [central_square(pixels_of(picture)) for picture in pictures]
+    return [pixels_of(picture) for picture in pictures]
 
 
 def pixels_of(picture: Image.Image) -> Tensor:
@@ -280,7 +285,7 @@ def pixels_of(picture: Image.Image) -> Tensor:
 
 
 def central_square(x: Tensor) -> Tensor:
-    """The middle of a picture [1, 3, H, W], which is what CLIP sees of it."""
+    """The middle of a picture [1, 3, H, W] or of a mask [1, 1, H, W]."""
     side = min(x.shape[-2:])
     top, left = (x.shape[-2] - side) // 2, (x.shape[-1] - side) // 2
     return x[..., top : top + side, left : left + side]

@@ -20,14 +20,14 @@ class UnCLIPOutput(BaseOutput):
 
     Attributes:
         images: Pillow images, an array [B, S, S, 3] or a tensor [B, 3, S, S] in [0, 1].
-        image_embeds: z_img [B, D] that the pictures were decoded from.
+        image_embeds: z_img [B, D] that the pictures were decoded from; None where none was.
         seeds: the seed of each picture.
         low_res: pictures of the earlier stages by their side (64, 256), in the form of images.
         settings: what else it takes to draw them again: stages, steps, guidance, sampler, size.
     """
 
     images: Images
-    image_embeds: Tensor
+    image_embeds: Tensor | None
     seeds: list[int]
     low_res: dict[int, Images]
     settings: dict[str, Any]

@@ -23,6 +23,8 @@ from unclip.models.prior import Prior
 from unclip.models.upsampler import Upsampler
 from unclip.pipeline import arguments, stages
 from unclip.pipeline.arguments import STAGES, Order, check_order
+from unclip.pipeline.editing import Editing
+from unclip.pipeline.edits import Edit
 from unclip.pipeline.folder import check_folder
 from unclip.pipeline.latents import LatentOperations
 from unclip.pipeline.loading import NETWORKS, read_network, read_pipeline
@@ -45,7 +47,7 @@ SAMPLER_NAMES = {
 OnStep = Callable[["UnCLIPPipeline", int, int, dict], Mapping[str, Tensor] | None]
 
 
-class UnCLIPPipeline(LatentOperations, DiffusionPipeline):
+class UnCLIPPipeline(LatentOperations, Editing, DiffusionPipeline):
     """unCLIP (DALL-E 2): CLIP, a prior, a decoder and two upsamplers, each with its scheduler.
 
     The prior and CLIP are kept in float32, so that rounding never picks another picture; the
@@ -266,6 +268,7 @@ class UnCLIPPipeline(LatentOperations, DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: OnStep | None = None,
+        edit: Edit | None = None,
     ) -> UnCLIPOutput | tuple:
         """Draw pictures of captions, or variations of pictures.
 
@@ -283,6 +286,7 @@ class UnCLIPPipeline(LatentOperations, DiffusionPipeline):
         output_type: "pil", "np" or "pt".
         callback_on_step_end: called with (pipeline, step, t, {"stage", "x_t"}) after each step;
             an "x_t" that it returns takes the place of that one. What it raises ends the call.
+        edit: pictures to begin from or to keep in part; inpaint() and its like hand it over.
 
         A picture depends on its caption, settings and seed alone: not on the others of the call,
         and no stage's noise on another stage's steps.
@@ -294,9 +298,10 @@ class UnCLIPPipeline(LatentOperations, DiffusionPipeline):
         given = locals()
         order = self._order(given)
         text, negative, z_img = self._conditions(order, num_prior_candidates, callback_on_step_end)
-        *earlier, x = self._draw(order, text, negative, z_img, callback_on_step_end)
+        *earlier, x = self._draw(order, text, negative, z_img, callback_on_step_end, edit)
         if order.size < x.shape[-1]:
             x = F.interpolate(x.float(), (order.size, order.size), mode="area")
+        x = x if edit is None else edit.kept(x)
         low_res = {x_low.shape[-1]: finished(x_low, output_type) for x_low in earlier}
         settings = self._settings(order, num_prior_candidates)
         images = finished(x, output_type)
@@ -354,16 +359,19 @@ class UnCLIPPipeline(LatentOperations, DiffusionPipeline):
         negative: TextEncoding,
         z_img: Tensor,
         on_step: OnStep | None,
+        edit: Edit | None = None,
     ) -> list[Tensor]:
         """The pictures [B, 3, S, S] of every stage that draws."""
         drawn: list[Tensor] = []
-        for stage in order.stages:
-            steps = order.steps[stage]
+        for stage, side in order.stages.items():
+            settings = {"steps": order.steps[stage], "on_step": on_step}
+            if edit is not None:
+                settings |= edit.beginning(stage, self.components[stage], side, order.seeds)
             if stage == "decoder":
                 scale = order.guidance[stage]
-                x = self.sample_decoder(z_img, text, order.seeds, negative, scale, steps, on_step)
+                x = self.sample_decoder(z_img, text, order.seeds, negative, scale, **settings)
             else:
-                x = self.upsample(drawn[-1], order.seeds, stage, steps, on_step)
+                x = self.upsample(drawn[-1], order.seeds, stage, **settings)
             drawn.append(x)
         return drawn
 
@@ -411,11 +419,15 @@ class UnCLIPPipeline(LatentOperations, DiffusionPipeline):
         guidance_scale: float = 3.0,
         steps: Steps | None = None,
         on_step: OnStep | None = None,
+        **beginning: Any,
     ) -> Tensor:
-        """z_img [B, D] and captions to [B, 3, 64, 64] in [-1, 1]; see stages.sample_decoder."""
+        """z_img [B, D] and captions to [B, 3, 64, 64] in [-1, 1]; see stages.sample_decoder.
+
+        beginning: fields of stages.Stage that say where sampling begins: x_T, eta, loop, known.
+        """
         check_rows(seeds, z_img, text.z_txt)
         negative = self._or_empty(negative, len(seeds))
-        stage = self._stage("decoder", steps, on_step)
+        stage = self._stage("decoder", steps, on_step, **beginning)
         return stages.sample_decoder(stage, z_img, text, negative, seeds, guidance_scale)
 
     @torch.no_grad()
@@ -426,10 +438,14 @@ class UnCLIPPipeline(LatentOperations, DiffusionPipeline):
         stage: str = "upsampler_256",
         steps: Steps | None = None,
         on_step: OnStep | None = None,
+        tile_size: int | None = None,
+        tile_overlap: int = 0,
+        **beginning: Any,
     ) -> Tensor:
-        """[B, 3, S, S] in [-1, 1] to [B, 3, 4 S, 4 S]; see stages.upsample."""
+        """[B, 3, S, S] in [-1, 1] to [B, 3, 4 S, 4 S], by tiles if wanted; see stages.upsample."""
         check_rows(seeds, x_low)
-        return stages.upsample(self._stage(stage, steps, on_step), x_low, seeds)
+        ready = self._stage(stage, steps, on_step, **beginning)
+        return stages.upsample(ready, x_low, seeds, tile_size, tile_overlap)
 
     def _or_empty(self, negative: TextEncoding | None, batch_size: int) -> TextEncoding:
         """The negative captions, or the empty text for each picture."""
@@ -443,7 +459,7 @@ class UnCLIPPipeline(LatentOperations, DiffusionPipeline):
         scheduler: SchedulerMixin | None = None,
         **beginning: Any,
     ) -> stages.Stage:
-        """A stage of this pipeline, ready to be sampled; beginning is its x_T and eta."""
+        """A stage of this pipeline, ready to be sampled; beginning are other fields of Stage."""
         scheduler = scheduler or self.components[f"{name}_scheduler"]
         steps = self.config.default_steps[name] if steps is None else steps
         timesteps = timesteps_for(steps, scheduler)

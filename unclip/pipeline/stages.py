@@ -6,6 +6,7 @@ Shapes: B pictures, D CLIP embedding, K candidates of the prior, S pixels a side
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from unclip.diffusion.sampling import (
     denoise,
     randn_per_sample,
 )
+from unclip.diffusion.tiles import tile_starts, tiled
 from unclip.models.clip import CLIP, TextEncoding
 from unclip.models.prior_transformer import Prefix
 
@@ -37,7 +39,9 @@ class Stage:
     """A network and how it is sampled.
 
     eta, on_step and progress are those of denoise(); name is the stream of noise, and the stage
-    that errors name. x_T [B, ...] is where sampling begins, in place of fresh noise.
+    that errors name. x_T [B, ...] is where sampling begins, in place of fresh noise. loop takes
+    the place of denoise() where a picture is begun from or kept in part (unclip.diffusion.editing),
+    and known [B, 4, S, S] is that part for a decoder that was trained to see it.
     """
 
     name: str
@@ -48,6 +52,8 @@ class Stage:
     progress: Callable[[Sequence[int]], Iterable[int]] | None = None
     x_T: Tensor | None = None
     eta: float = 0.0
+    loop: Callable[..., Tensor] = denoise
+    known: Tensor | None = None
 
     @property
     def learned_variance(self) -> bool:
@@ -151,23 +157,45 @@ def decoder_predictor(
     embeddings = torch.cat(branches(z_img.to(**place), null, guidance_scale))
     rows = TextEncoding.cat(branches(text, negative, guidance_scale))
 
+    known = [] if stage.known is None else branches(*[stage.known.to(**place)] * 2, guidance_scale)
+    known = [torch.cat(known)] if known else []
+
     def predict(x_t: Tensor, t: Tensor) -> Tensor:
-        return decoder(x_t.to(decoder.dtype), t, embeddings, rows)
+        return decoder(x_t.to(decoder.dtype), t, embeddings, rows, *known)
 
     return guided(stage, predict, guidance_scale)
 
 
-def upsample(stage: Stage, x_low: Tensor, seeds: Sequence[int]) -> Tensor:
-    """Pictures [B, 3, S, S] in [-1, 1] to such of four times the side."""
+def upsample(
+    stage: Stage,
+    x_low: Tensor,
+    seeds: Sequence[int],
+    tile_size: int | None = None,
+    tile_overlap: int = 0,
+) -> Tensor:
+    """Pictures [B, 3, S, S] in [-1, 1] to such of four times the side.
+
+    tile_size: where given, every prediction is joined from tiles of so many pixels a side, which
+    share tile_overlap pixels at least; the noise is that of the whole picture.
+    """
     upsampler = stage.network
     x_low = x_low.to(upsampler.device, upsampler.dtype)
+    height, width = (4 * side for side in x_low.shape[-2:])
+
+    def predict_tile(x_t: Tensor, t: Tensor, tile: tuple[slice, ...]) -> Tensor:
+        rows, columns = (slice(side.start // 4, side.stop // 4) for side in tile)
+        return upsampler(x_t.to(upsampler.dtype), t, x_low[..., rows, columns])
 
     def predict(x_t: Tensor, t: Tensor) -> Tensor:
         return upsampler(x_t.to(upsampler.dtype), t, x_low)
 
-    shape = (3, 4 * x_low.shape[-2], 4 * x_low.shape[-1])
-    generators = child_generators(list(seeds), stage.name)
-    return sample(stage, predict, shape, generators).clamp(-1, 1)
+    if tile_size is not None and tile_size < width:
+        starts = tile_starts(width, tile_size, tile_overlap, math.lcm(4, upsampler.multiple))
+        predict = tiled(predict_tile, starts, tile_size)
+    # The same network may be run twice, on a picture and then on its own: with other noise.
+    stream = stage.name if width == upsampler.config.size else f"{stage.name} {width}"
+    generators = child_generators(list(seeds), stream)
+    return sample(stage, predict, (3, height, width), generators).clamp(-1, 1)
 
 
 def guided(stage: Stage, predict: Predict, scale: float) -> Predict:
@@ -192,7 +220,7 @@ def sample(
     x_T = stage.x_T
     if x_T is None:
         x_T = randn_per_sample(shape, generators, stage.network.device)
-    return denoise(
+    return stage.loop(
         predict,
         x_T.to(stage.network.device),
         stage.scheduler,

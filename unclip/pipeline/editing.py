@@ -1,0 +1,242 @@
+"""Pictures changed in part, made from others, and made larger, as methods of UnCLIPPipeline.
+
+Masks: white is painted anew, as in diffusers; in masks and pictures with transparency, what is
+transparent.
+
+Shapes: N subjects, B pictures, S pixels a side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from unclip.diffusion.editing import check_scheduler
+from unclip.diffusion.sampling import Steps
+from unclip.pipeline import arguments, edits, enlarging
+from unclip.pipeline.edits import Edit
+from unclip.pipeline.enlarging import Pass
+from unclip.pipeline.output import UnCLIPOutput, finished
+
+Pictures = Image.Image | list[Image.Image] | Tensor
+
+
+class Editing:
+    """Inpainting, outpainting, image-to-image and upscaling.
+
+    Keywords that a method does not name itself are those of a call of the pipeline. Where neither
+    a caption nor image_embeds is given, the z_img of the picture itself leads. Pictures are cut to
+    their middle square, but for outpaint().
+    """
+
+    def inpaint(
+        self,
+        image: Pictures,
+        mask: Pictures | None = None,
+        prompt: str | list[str] | None = None,
+        size: int | None = None,
+        num_resamples: int | None = None,
+        jump_length: int | None = None,
+        **settings: Any,
+    ) -> UnCLIPOutput | tuple:
+        """Paint what is white in the mask; every other pixel stays as it is, to the bit.
+
+        A decoder trained for inpainting sees the known part; any other is brought to agree with
+        it by resampling (RePaint). The upsamplers keep the known pixels of their own size.
+
+        image: as in a call of the pipeline; Pillow images may be transparent.
+        mask: Pillow images of the picture's size, white (or transparent) where to paint, or a
+            tensor [H, W] or [N, H, W], True where to paint. Without it, the transparency of image.
+        prompt: what the whole picture shows afterwards.
+        size: the largest that the model draws within the picture's own, unless given. Known pixels
+            are those of the picture at this size: the picture's own where the sides are equal.
+        num_resamples, jump_length: every jump_length steps the decoder goes back as many, until
+            they were run num_resamples times; 4 and 4, but 1 and 4 for an inpainting decoder.
+
+        Raises:
+            ValueError: for a bad argument, by name, before anything runs.
+        """
+        pictures, masks = edits.check_region(image, mask)
+        edit = self._repainting(pictures, masks, num_resamples, jump_length)
+        output = self._edited(edit, image, prompt, size, settings)
+        return self._noted(output, edit, settings, kind="inpaint")
+
+    def outpaint(
+        self,
+        image: Pictures,
+        prompt: str | list[str] | None = None,
+        canvas: int | None = None,
+        offset: Sequence[int] | None = None,
+        size: int | None = None,
+        num_resamples: int | None = None,
+        jump_length: int | None = None,
+        **settings: Any,
+    ) -> UnCLIPOutput | tuple:
+        """Put a picture of any proportions on a square canvas and paint what it does not cover.
+
+        canvas: pixels a side, in the picture's own; its longer side unless given, or half as much
+            again of a square picture.
+        offset: pixels (left, above) of the picture; it stands in the middle unless given.
+
+        The other arguments, and the errors, are those of inpaint().
+        """
+        whole = arguments.check_whole_pictures(image)
+        pictures, masks = zip(*(edits.placed(x, canvas, offset) for x in whole), strict=True)
+        edit = self._repainting(list(pictures), list(masks), num_resamples, jump_length)
+        output = self._edited(edit, image, prompt, size, settings)
+        return self._noted(output, edit, settings, kind="outpaint")
+
+    def image_to_image(
+        self,
+        image: Pictures,
+        prompt: str | list[str] | None = None,
+        strength: float = 0.5,
+        size: int | None = None,
+        **settings: Any,
+    ) -> UnCLIPOutput | tuple:
+        """Draw from a picture with noise on it rather than from noise alone (SDEdit).
+
+        strength: above 0 and up to 1, the share of the decoder's steps that are run: the more, the
+            less of the picture is left. The upsamplers follow what the decoder has drawn.
+        """
+        strength = edits.check_strength(strength)
+        edit = Edit(arguments.check_pictures(image), [], strength)
+        output = self._edited(edit, image, prompt, size, settings)
+        return self._noted(output, edit, settings, kind="image-to-image")
+
+    def _repainting(
+        self,
+        pictures: list[Tensor],
+        masks: list[Tensor],
+        num_resamples: int | None,
+        jump_length: int | None,
+    ) -> Edit:
+        """The edit that keeps what the masks leave, by a decoder of either kind."""
+        usual = 1 if edits.is_for_inpainting(self.decoder) else edits.NUM_RESAMPLES
+        num_resamples = edits.check_jumps("num_resamples", num_resamples, usual)
+        jump_length = edits.check_jumps("jump_length", jump_length, edits.JUMP_LENGTH)
+        for stage in arguments.STAGES[1:]:
+            if self.components[stage] is not None:
+                try:
+                    check_scheduler(self.components[f"{stage}_scheduler"])
+                except ValueError as error:
+                    raise ValueError(f"{stage}_{error}") from None
+        return Edit(pictures, masks, num_resamples=num_resamples, jump_length=jump_length)
+
+    def _edited(
+        self, edit: Edit, image: Pictures, prompt: Any, size: int | None, settings: dict[str, Any]
+    ) -> UnCLIPOutput:
+        """What a call of the pipeline makes of an edit."""
+        num_subjects = len(edit.pictures)
+        if size is None:
+            size = fitting_size(self.components, edit.pictures[0].shape[-1])
+        if isinstance(prompt, str):
+            prompt = [prompt] * num_subjects
+        if isinstance(prompt, list | tuple) and len(prompt) != num_subjects:
+            if num_subjects != 1:
+                raise ValueError(f"prompt: {len(prompt)} are given for {num_subjects} pictures")
+        led = prompt is not None or settings.get("image_embeds") is not None
+        settings = {**settings, "return_dict": True, "size": size, "edit": edit}
+        return self(prompt, image=None if led else image, **settings)
+
+    def _noted(
+        self, output: UnCLIPOutput, edit: Edit, settings: dict[str, Any], kind: str
+    ) -> UnCLIPOutput | tuple:
+        """The output with what the edit did in its settings, in the form that was asked for."""
+        output.settings["edit"] = {"kind": kind}
+        if edit.masks:
+            jumps = {"num_resamples": edit.num_resamples, "jump_length": edit.jump_length}
+            output.settings["edit"] |= jumps
+        else:
+            output.settings["edit"]["strength"] = edit.strength
+        return output if settings.get("return_dict", True) else output.to_tuple()
+
+    @torch.no_grad()
+    def upscale(
+        self,
+        image: Pictures,
+        size: int | None = None,
+        upsampler_256_num_inference_steps: Steps | None = None,
+        upsampler_1024_num_inference_steps: Steps | None = None,
+        tile_size: int | None = None,
+        tile_overlap: int | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        seeds: int | list[int] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable | None = None,
+    ) -> UnCLIPOutput | tuple:
+        """Make pictures larger by the upsamplers alone: 64 -> 256 -> 1024 -> 2048 or 4096.
+
+        size: pixels a side; the last upsampler's unless given, or twice or four times as many.
+            Then it is run again, tile by tile. Every pass begins with a quarter of its side, to
+            which the picture is reduced; where it is smaller, earlier passes enlarge it first.
+        tile_size: pixels a side of what an upsampler draws at once; its own size unless given.
+        tile_overlap: pixels that tiles share at least; a quarter of a tile unless given.
+
+        The other arguments, and the errors, are those of a call of the pipeline.
+        """
+        arguments.check_choice("output_type", output_type, arguments.OUTPUT_TYPES)
+        arguments.check_callback(callback_on_step_end)
+        pictures = arguments.check_pictures(image)
+        sides = [picture.shape[-1] for picture in pictures]
+        size = enlarging.check_larger(size, max(sides), self.components)
+        asked = {
+            "upsampler_256": upsampler_256_num_inference_steps,
+            "upsampler_1024": upsampler_1024_num_inference_steps,
+        }
+        steps = {name: asked[name] or self.config.default_steps[name] for name in asked}
+        passes = enlarging.check_passes(
+            self.components, steps, size, min(sides), tile_size, tile_overlap
+        )
+        seeds = arguments.image_seeds(generator, seeds, len(pictures))
+        *earlier, x = self._passed(pictures, passes, seeds, callback_on_step_end)
+        output = UnCLIPOutput(
+            finished(edits.resized_picture(x, size), output_type),
+            None,
+            seeds,
+            {x_low.shape[-1]: finished(x_low, output_type) for x_low in earlier},
+            self._passes_noted(passes, size),
+        )
+        return output if return_dict else output.to_tuple()
+
+    def _passed(
+        self,
+        pictures: list[Tensor],
+        passes: list[Pass],
+        seeds: list[int],
+        on_step: Callable | None,
+    ) -> list[Tensor]:
+        """Pictures [B, 3, S, S] after every pass."""
+        x = torch.cat([edits.resized_picture(x, passes[0].side // 4) for x in pictures])
+        made: list[Tensor] = []
+        for each in passes:
+            x_low = edits.resized_picture(x, each.side // 4)
+            tiles = {"tile_size": each.tile_size, "tile_overlap": each.tile_overlap}
+            x = self.upsample(x_low, seeds, each.stage, each.steps, on_step, **tiles).float()
+            made.append(x)
+        return made
+
+    def _passes_noted(self, passes: list[Pass], size: int) -> dict[str, Any]:
+        """What upscale did, in words that JSON can hold."""
+        return {
+            "stages": [each.stage for each in passes],
+            "steps": {each.stage: each.steps for each in passes},
+            "sampler": {each.stage: self.sampler(each.stage) for each in passes},
+            "size": size,
+            "edit": {
+                "kind": "upscale",
+                "tile_size": passes[-1].tile_size,
+                "tile_overlap": passes[-1].tile_overlap,
+            },
+        }
+
+
+def fitting_size(components: dict[str, Any], side: int) -> int:
+    """The largest size of a model's stages within a side, or else the smallest."""
+    sides = list(arguments.check_size(None, components).values())
+    return max((each for each in sides if each <= side), default=min(sides))
