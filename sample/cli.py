@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
+from unclip_sample import latent_words, latents
 from unclip_sample.outputs import OutputError, plan_outputs
 from unclip_sample.request import Request, RequestError, read_request
 
@@ -20,6 +21,8 @@ EXAMPLES = """examples:
   unclip-sample --prompt "a rocket" --guidance 3 --seed 7 --num-images 4 --output rocket.png
   unclip-sample --prompts prompts.txt --size 256 --output pictures/
   unclip-sample --image cat.png --num-images 4 --output cats/
+  unclip-sample --interpolate cat.png "a rocket" --output way.gif
+  unclip-sample --image apple.png --text-diff "a green apple" --base "a red apple" --grid
   unclip-sample --from rocket-0002.png --output again.png
 
 Image i is drawn with seed + i, and comes out the same alone or beside others. STEPS are a number,
@@ -50,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_subject(parser.add_argument_group("what to draw"))
     add_settings(parser.add_argument_group("how to draw it"))
+    latent_words.add_words(parser.add_argument_group("with the latent (z_img, x_T)"))
     add_machine(parser.add_argument_group("where and with what"))
     return parser
 
@@ -162,6 +166,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Check everything that can be checked, load the model, draw, write, report."""
+    if latent_words.wanted(args):
+        return latents.run(args)
     start = time.perf_counter()
     request = read_request(args)
     paths = plan_outputs(args.output, len(request.prompts), args.overwrite)

@@ -150,18 +150,18 @@ def recorded_z_img(record: dict[str, Any]) -> bytes | None:
     return z_img
 
 
-def read_picture(path: str) -> Any:
-    """A picture file as a Pillow image."""
+def read_picture(path: str, option: str = "--image") -> Any:
+    """A picture file as a Pillow image; option is what errors name."""
     from PIL import Image
 
     try:
         with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as picture:
             if picture.width * picture.height > MAX_PIXELS:
-                raise RequestError(f"--image: {path} has more than {MAX_PIXELS:,} pixels")
+                raise RequestError(f"{option}: {path} has more than {MAX_PIXELS:,} pixels")
             picture.load()
             return picture
     except FileNotFoundError:
-        raise RequestError(f"--image: {path} does not exist") from None
+        raise RequestError(f"{option}: {path} does not exist") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or "no PNG, JPEG or WebP, or damaged"
-        raise RequestError(f"--image: cannot read {path} ({reason})") from None
+        raise RequestError(f"{option}: cannot read {path} ({reason})") from None

@@ -95,7 +95,7 @@ class LatentOperations:
         z_img = z_img.repeat_interleave(arguments.check_count("num_images", num_images), dim=0)
         chosen = self._decoding(settings, own_noise=x_T is not None)
         seeds = arguments.image_seeds(chosen.generator, chosen.seeds, len(z_img))
-        latents = Latents(z_img, self._noise(seeds) if x_T is None else x_T)
+        latents = Latents(z_img, self.noise(seeds) if x_T is None else x_T)
         return self._draw_latents(latents, seeds, chosen)
 
     def reconstruct(self, image: Any, **settings) -> LatentOutput:
@@ -116,12 +116,17 @@ class LatentOperations:
         chosen = self._decoding({**settings, "eta": eta or 0.0}, own_noise=eta is not None)
         seeds = arguments.image_seeds(chosen.generator, chosen.seeds, len(pictures) * num_images)
         if eta is None:
-            x_T = self._noise(seeds)
+            x_T = self.noise(seeds)
             z_img = self.encode_images(pictures).repeat_interleave(num_images, dim=0)
             return self._draw_latents(Latents(z_img, x_T), seeds, chosen)
         found = self._invert(pictures, chosen)
         repeated = (member.repeat_interleave(num_images, dim=0) for member in found)
         return self._draw_latents(Latents(*repeated), seeds, chosen)
+
+    def noise(self, seeds: Sequence[int]) -> Tensor:
+        """The noise [B, 3, S, S] that a call of the pipeline begins from with these seeds."""
+        size = self.decoder.config.size
+        return randn_per_sample((3, size, size), child_generators(list(seeds), "decoder"))
 
     # --- moving z_img -------------------------------------------------------------------------
 
@@ -204,7 +209,7 @@ class LatentOperations:
         seeds = arguments.image_seeds(chosen.generator, chosen.seeds, num_images)
         z = self._latents_of(subjects, seeds[0], chosen, own_noise=False).z_img  # [N, D]
         z_img = weighted_sum(z, torch.tensor(weights).to(z)).expand(num_images, -1)
-        return self._draw_latents(Latents(z_img, self._noise(seeds)), seeds, chosen)
+        return self._draw_latents(Latents(z_img, self.noise(seeds)), seeds, chosen)
 
     @torch.no_grad()
     def project(
@@ -247,7 +252,7 @@ class LatentOperations:
             z_img = self.encode([prompt]).z_txt.expand(num_images, -1)
         else:
             z_img = self.decoder.null_z_img(num_images).float()
-        return self._draw_latents(Latents(z_img, self._noise(seeds)), seeds, chosen)
+        return self._draw_latents(Latents(z_img, self.noise(seeds)), seeds, chosen)
 
     # --- what they are made of ----------------------------------------------------------------
 
@@ -262,11 +267,6 @@ class LatentOperations:
         """The checked settings of a path, and the seed of all its frames."""
         chosen = self._decoding(settings, own_noise)
         return chosen, arguments.image_seeds(chosen.generator, chosen.seeds, 1)[0]
-
-    def _noise(self, seeds: Sequence[int]) -> Tensor:
-        """The noise [B, 3, S, S] that a call of the pipeline begins from with these seeds."""
-        size = self.decoder.config.size
-        return randn_per_sample((3, size, size), child_generators(list(seeds), "decoder"))
 
     def _imagine(self, captions: Sequence[str], seeds: Sequence[int], chosen: Decoding) -> Tensor:
         """The prior's z_img [N, D] of captions."""
@@ -300,7 +300,7 @@ class LatentOperations:
                 continue
             else:
                 z_img = self.encode_images([subject])
-            found.append(Latents(z_img.cpu(), self._noise(seeds)))
+            found.append(Latents(z_img.cpu(), self.noise(seeds)))
         return Latents.cat(found)
 
     def _invert(self, pictures: Sequence[Tensor], chosen: Decoding) -> Latents:
