@@ -369,8 +369,10 @@ def _library_stepper(
             extra["prev_timestep"] = -1 if last else timesteps[index + 1]
         output, x_t = _at_least_3d(output), _at_least_3d(x_t)
         result = scheduler.step(output, timesteps[index], x_t, return_dict=False, **extra)
-        # The mean of the last ancestral step is x_0_hat; no noise belongs on top of it.
-        return result[1 if ancestral and last else 0].reshape(x_in.shape)
+        # The mean of the last ancestral step is x_0_hat; no noise belongs on top of it. At t = 0
+        # UnCLIPScheduler adds none, and its mean is left as published pipelines have it.
+        own_end = isinstance(scheduler, UnCLIPScheduler) and timesteps[index] == 0
+        return result[1 if ancestral and last and not own_end else 0].reshape(x_in.shape)
 
     return step_once
 

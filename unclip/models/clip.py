@@ -13,7 +13,13 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import CLIPModel, CLIPTokenizer, VisionTextDualEncoderModel
+from transformers import (
+    CLIPModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    PreTrainedConfig,
+    VisionTextDualEncoderModel,
+)
 
 OPENAI_MEAN = (
     0.48145466,
@@ -22,6 +28,8 @@ OPENAI_MEAN = (
 )  # pixel statistics that OpenAI's CLIP was trained with
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 DUAL_ENCODER = "vision-text-dual-encoder"  # the model_type of a VisionTextDualEncoderModel
+TEXT_ONLY = "clip_text_model"  # that of a CLIPTextModelWithProjection
+NO_PICTURES = "this model's CLIP reads captions only: load it with a CLIP that has both towers"
 
 
 class TextEncoding(NamedTuple):
@@ -61,7 +69,8 @@ class CLIP(nn.Module):
 
     Args:
         model: the two towers; a CLIPModel, or a VisionTextDualEncoderModel whose text tower is
-            CLIP's and whose vision config names image_size.
+            CLIP's and whose vision config names image_size. A CLIPTextModelWithProjection has no
+            tower for pictures and reads captions only.
         tokenizer: its byte-pair tokenizer; its vocabulary must fit the model's.
         image_mean, image_std: statistics of pixels in [0, 1] that the image tower expects.
         normalize: whether embeddings are brought to length 1 (the paper) or left raw (Karlo).
@@ -73,14 +82,14 @@ class CLIP(nn.Module):
 
     def __init__(
         self,
-        model: CLIPModel | VisionTextDualEncoderModel,
+        model: CLIPModel | VisionTextDualEncoderModel | CLIPTextModelWithProjection,
         tokenizer: CLIPTokenizer,
         image_mean: tuple[float, ...] = OPENAI_MEAN,
         image_std: tuple[float, ...] = OPENAI_STD,
         normalize: bool = True,
     ):
         super().__init__()
-        text = model.config.text_config
+        text = text_config_of(model)
         pooled = text.vocab_size - 1 if text.eos_token_id == 2 else text.eos_token_id
         if pooled != tokenizer.eos_token_id:
             raise ValueError(
@@ -101,7 +110,12 @@ class CLIP(nn.Module):
     @property
     def context(self) -> int:
         """L, the tokens that a caption is padded or cut to."""
-        return self.model.config.text_config.max_position_embeddings
+        return text_config_of(self.model).max_position_embeddings
+
+    @property
+    def sees_pictures(self) -> bool:
+        """Whether there is a tower for pictures."""
+        return hasattr(self.model, "vision_model")
 
     def tokenize(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """Captions as vocabulary numbers [B, L] and mask [B, L]; what does not fit is cut."""
@@ -123,7 +137,13 @@ class CLIP(nn.Module):
         return TextEncoding(self._embedding(z_txt), hidden.last_hidden_state, mask, tokens)
 
     def encode_image(self, x: Tensor) -> Tensor:
-        """Pictures [B, 3, S, S] in [-1, 1], of any size, to z_img [B, D]."""
+        """Pictures [B, 3, S, S] in [-1, 1], of any size, to z_img [B, D].
+
+        Raises:
+            ValueError: when there is no tower for pictures.
+        """
+        if not self.sees_pictures:
+            raise ValueError(f"image: {NO_PICTURES}")
         size = self.model.config.vision_config.image_size
         if x.shape[-2:] != (size, size):  # antialiasing has no half-precision kernel on a CPU
             x = F.interpolate(
@@ -143,15 +163,16 @@ class CLIP(nn.Module):
         folder = Path(folder)
         self.model.save_pretrained(folder, **kwargs)
         self.tokenizer.save_pretrained(folder)
-        size = self.model.config.vision_config.image_size
         processor = {
             "image_processor_type": "CLIPImageProcessor",
             "image_mean": self.image_mean.flatten().tolist(),
             "image_std": self.image_std.flatten().tolist(),
-            "size": {"shortest_edge": size},
-            "crop_size": {"height": size, "width": size},
             "unclip_normalize": self.normalize,
         }
+        if self.sees_pictures:
+            size = self.model.config.vision_config.image_size
+            processor["size"] = {"shortest_edge": size}
+            processor["crop_size"] = {"height": size, "width": size}
         (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
 
     @classmethod
@@ -168,7 +189,8 @@ class CLIP(nn.Module):
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(f"no CLIP in {folder}: it has no config.json")
         kind = json.loads((folder / "config.json").read_text()).get("model_type")
-        model_class = VisionTextDualEncoderModel if kind == DUAL_ENCODER else CLIPModel
+        others = {DUAL_ENCODER: VisionTextDualEncoderModel, TEXT_ONLY: CLIPTextModelWithProjection}
+        model_class = others.get(kind, CLIPModel)
         try:
             model, facts = model_class.from_pretrained(
                 folder, local_files_only=True, output_loading_info=True, **kwargs
@@ -180,6 +202,11 @@ class CLIP(nn.Module):
                 raise OSError(f"the CLIP in {folder} has {kind.replace('_', ' ')}: {facts[kind]}")
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         return cls(model.eval(), tokenizer, **read_pixel_statistics(folder))
+
+
+def text_config_of(model: nn.Module) -> PreTrainedConfig:
+    """The settings of a CLIP's text tower, which may be all there is."""
+    return getattr(model.config, "text_config", model.config)
 
 
 def read_pixel_statistics(folder: Path) -> dict:

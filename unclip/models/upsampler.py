@@ -5,6 +5,8 @@ Shapes: B batch, S pixels a side, p stem.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin, UNet2DModel
@@ -31,6 +33,10 @@ class Upsampler(ModelMixin, ConfigMixin):
         prediction: "eps" (the paper), "v" or "x_0".
         noise_conditioning: whether noise may be added to the small picture, its level told
             (Imagen's noise-conditioning augmentation).
+        clamp_resized: whether the resized small picture is brought back to [-1, 1] where bicubic
+            resizing overshoots (not in Karlo).
+        separate_last_step: whether a second U-Net, trained for it alone, takes the step at t = 0
+            (Karlo).
         norm_groups: groups of the normalisation; divides all channels.
         schedule, num_train_timesteps: the diffusion it is trained for.
 
@@ -51,6 +57,8 @@ class Upsampler(ModelMixin, ConfigMixin):
         scale_shift: bool = False,
         prediction: str = "eps",
         noise_conditioning: bool = False,
+        clamp_resized: bool = True,
+        separate_last_step: bool = False,
         norm_groups: int = 32,
         schedule: str = "cosine",
         num_train_timesteps: int = 1000,
@@ -62,7 +70,8 @@ class Upsampler(ModelMixin, ConfigMixin):
             raise ValueError(f"stem {stem} needs prediction 'x_0', not {prediction!r}")
         if any(width % norm_groups for width in channels):
             raise ValueError(f"norm_groups {norm_groups} must divide all channels {channels}")
-        self.unet = UNet2DModel(
+        unet = functools.partial(
+            UNet2DModel,
             sample_size=size // stem,
             in_channels=6 * stem**2,
             out_channels=3 * stem**2,
@@ -76,9 +85,12 @@ class Upsampler(ModelMixin, ConfigMixin):
             resnet_time_scale_shift="scale_shift" if scale_shift else "default",
             class_embed_type="timestep" if noise_conditioning else None,
         )
-        if prediction == "x_0":  # begin at the resized small picture
-            torch.nn.init.zeros_(self.unet.conv_out.weight)
-            torch.nn.init.zeros_(self.unet.conv_out.bias)
+        self.unet = unet()
+        self.unet_last = unet() if separate_last_step else None
+        for network in (self.unet, self.unet_last):
+            if prediction == "x_0" and network is not None:  # begin at the resized small picture
+                torch.nn.init.zeros_(network.conv_out.weight)
+                torch.nn.init.zeros_(network.conv_out.bias)
 
     @property
     def multiple(self) -> int:
@@ -99,21 +111,37 @@ class Upsampler(ModelMixin, ConfigMixin):
         Returns:
             [B, 3, S, S].
         """
-        x_resized = resize(x_low, x_t.shape[-1])  # [B, 3, S, S]
+        x_resized = resize(x_low, x_t.shape[-1], self.config.clamp_resized)  # [B, 3, S, S]
         h = space_to_depth(torch.cat([x_t, x_resized], dim=1), self.config.stem)
         if self.config.noise_conditioning and noise_level is None:
             noise_level = torch.zeros(len(x_t), dtype=torch.long, device=x_t.device)
-        h = self.unet(h, t, class_labels=noise_level).sample  # [B, 3 p p, S / p, S / p]
+        h = self._output(h, t, noise_level)  # [B, 3 p p, S / p, S / p]
         prediction = depth_to_space(h, self.config.stem)  # [B, 3, S, S]
         return x_resized + prediction if self.config.prediction == "x_0" else prediction
 
+    def _output(self, h: Tensor, t: Tensor, noise_level: Tensor | None) -> Tensor:
+        """What the U-Net says of h, and at t = 0 the one for the last step where there is one."""
+        if self.unet_last is None:
+            return self.unet(h, t, class_labels=noise_level).sample
+        is_last = torch.as_tensor(t, device=h.device).expand(len(h)) == 0  # [B]
+        if is_last.all():
+            return self.unet_last(h, t, class_labels=noise_level).sample
+        output = self.unet(h, t, class_labels=noise_level).sample
+        if is_last.any():
+            last = self.unet_last(h, t, class_labels=noise_level).sample
+            output = torch.where(is_last[:, None, None, None], last, output)
+        return output
 
-def resize(x: Tensor, size: int) -> Tensor:
-    """Bicubic, antialiased, within [-1, 1]; in fp32, since a CPU has no half-precision kernel."""
+
+def resize(x: Tensor, size: int, clamp: bool = True) -> Tensor:
+    """Bicubic, antialiased, within [-1, 1] unless clamp is not set, where it may overshoot.
+
+    In fp32, since a CPU has no half-precision kernel.
+    """
     resized = F.interpolate(
         x.float(), (size, size), mode="bicubic", antialias=True, align_corners=False
     )
-    return resized.clamp(-1, 1).to(x.dtype)
+    return (resized.clamp(-1, 1) if clamp else resized).to(x.dtype)
 
 
 Upsampler.__module__ = "unclip"

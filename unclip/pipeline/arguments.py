@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from unclip.diffusion.sampling import PREDICTION_TYPES, Steps, timesteps_for
+from unclip.models.clip import NO_PICTURES, text_config_of
 from unclip.pictures import to_rgb
 
 STAGES = ("prior", "decoder", "upsampler_256", "upsampler_1024")
@@ -76,6 +77,8 @@ def check_order(
         raise ValueError("image: give image or image_embeds, not both")
     pictures = [] if image is None else check_pictures(image)
     embeddings = check_embeddings(image_embeds, components["decoder"].config.embedding_dim)
+    if pictures and not hasattr(components["clip"], "vision_model"):
+        raise ValueError(f"image: {NO_PICTURES}")
     if captions is None and image is None and image_embeds is None:
         raise ValueError("prompt: give a caption, a list of captions, image or image_embeds")
     if components["prior"] is None and image is None and image_embeds is None:
@@ -331,7 +334,7 @@ def check_fit(components: Mapping[str, Any]) -> None:
 def check_conditions(components: Mapping[str, Any]) -> None:
     """Refuse a prior or a decoder that was trained with another CLIP."""
     clip = components["clip"].config
-    text = clip.text_config
+    text = text_config_of(components["clip"])
     fits = {}
     for stage in GUIDED:
         if components[stage] is not None:

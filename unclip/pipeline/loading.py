@@ -19,12 +19,19 @@ from threading import Lock
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    SchedulerMixin,
+    UnCLIPScheduler,
+)
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import (
     CLIPModel,
     CLIPTextConfig,
+    CLIPTextModelWithProjection,
     CLIPTokenizer,
     CLIPVisionConfig,
     PreTrainedConfig,
@@ -32,11 +39,12 @@ from transformers import (
     VisionTextDualEncoderModel,
 )
 
-from unclip.models.clip import read_pixel_statistics
+from unclip.models.clip import read_pixel_statistics, text_config_of
 from unclip.models.decoder import Decoder
 from unclip.models.prior import Prior
 from unclip.models.upsampler import Upsampler
 from unclip.pipeline.folder import INDEX_NAME
+from unclip.pipeline.pickles import PickleError, read_pickle
 
 NETWORKS = {
     "prior": Prior,
@@ -44,29 +52,35 @@ NETWORKS = {
     "upsampler_256": Upsampler,
     "upsampler_1024": Upsampler,
 }
-SCHEDULERS = (DDPMScheduler, DDIMScheduler, DPMSolverMultistepScheduler)
+SCHEDULERS = (DDPMScheduler, DDIMScheduler, DPMSolverMultistepScheduler, UnCLIPScheduler)
 OPTIONAL = ("prior", "upsampler_256", "upsampler_1024")
 SETTINGS = ("default_steps", "default_guidance")
 
 REMARKS = {"_class_name", "_diffusers_version", "_name_or_path"}  # of diffusers' config files
 CLIP_REMARKS = {"model_type", "_name_or_path", "torch_dtype"}  # of transformers' config files
+NETWORK_STEM, CLIP_STEM = "diffusion_pytorch_model", "model"  # of files of weights
 SHARD_NAME = re.compile(r"[\w-][\w.-]*\.safetensors")
 MAX_JSON_BYTES = 16 << 20
 
 _BUILDING = Lock()  # building without weights replaces a method of nn.Module for a moment
 
 
+Stored = Iterator[tuple[Path, str, Tensor]]  # file, name and weight
+
+
 class ModelFileError(ValueError):
     """A file of a model is not what it should be."""
 
 
-def read_pipeline(folder: Path, dtype: torch.dtype) -> dict:
+def read_pipeline(folder: Path, dtype: torch.dtype, root: Path | None = None) -> dict:
     """Everything that UnCLIPPipeline is made of, from a folder that save_pretrained wrote.
 
-    The decoder and the upsamplers are given in dtype, CLIP and the prior in float32.
+    The decoder and the upsamplers are given in dtype, CLIP and the prior in float32. root: where
+    links may lead, the folder itself unless given.
     """
-    index = read_index(folder)
-    clip, tokenizer = read_clip(folder / "clip", folder, index["clip"])
+    root = root or folder
+    index = read_index(folder, root)
+    clip, tokenizer = read_clip(folder / "clip", root, index["clip"])
     parts = {"clip": clip, "tokenizer": tokenizer, **read_pixel_statistics(folder / "clip")}
     for name, cls in NETWORKS.items():
         scheduler = f"{name}_scheduler"
@@ -74,15 +88,15 @@ def read_pipeline(folder: Path, dtype: torch.dtype) -> dict:
             parts |= {name: None, scheduler: None}
             continue
         kind = torch.float32 if name == "prior" else dtype
-        parts[name] = read_network(cls, folder / name, kind, root=folder)
-        parts[scheduler] = read_scheduler(folder / scheduler, index[scheduler], folder)
+        parts[name] = read_network(cls, folder / name, kind, root)
+        parts[scheduler] = read_scheduler(folder / scheduler, index[scheduler], root)
     return parts | {name: index[name] for name in SETTINGS if name in index}
 
 
-def read_index(folder: Path) -> dict:
+def read_index(folder: Path, root: Path) -> dict:
     """The components of a folder by name, each the name of its class or None; and its settings."""
     path = folder / INDEX_NAME
-    index = read_json(path, folder)
+    index = read_json(path, root)
     if index.get("_class_name") != "UnCLIPPipeline":
         raise ModelFileError(f"{path}: _class_name must be UnCLIPPipeline")
     allowed = {"clip": [("transformers", name) for name in CLIP_CLASSES]}
@@ -119,13 +133,13 @@ def read_network(cls: type, folder: Path, dtype: torch.dtype, root: Path | None 
     refuse_unknown(path, config, set(inspect.signature(cls.__init__).parameters) | REMARKS)
     settings = {key: value for key, value in config.items() if key not in REMARKS}
     network = build_empty(path, lambda: cls(**settings))
-    fill(network, folder, "diffusion_pytorch_model", dtype, root)
+    fill(network, folder, stored_tensors(folder, NETWORK_STEM, root), dtype)
     return network.eval()
 
 
 def read_clip(
     folder: Path, root: Path | None = None, class_name: str | None = None
-) -> tuple[CLIPModel | VisionTextDualEncoderModel, CLIPTokenizer]:
+) -> tuple[CLIPModel | VisionTextDualEncoderModel | CLIPTextModelWithProjection, CLIPTokenizer]:
     """CLIP in float32 and its tokenizer, from a folder that CLIP.save_pretrained wrote.
 
     class_name: of the model, where the folder must hold that one of CLIP_CLASSES.
@@ -149,24 +163,26 @@ def read_clip(
         check_towers(path, config)
     config = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
     model = build_empty(path, lambda: model_class(model_class.config_class.from_dict(config)))
-    fill(model, folder, "model", torch.float32, root)
+    fill(model, folder, stored_tensors(folder, CLIP_STEM, root), torch.float32)
     tokenizer = read_tokenizer(folder, root)
-    if len(tokenizer) > model.config.text_config.vocab_size:
-        raise ModelFileError(
-            f"{folder / 'tokenizer.json'}: more tokens than the model's vocab_size"
-        )
+    check_vocabulary(folder, tokenizer, model)
     if (folder / "preprocessor_config.json").exists():
         read_json(folder / "preprocessor_config.json", root)
     return model.eval(), tokenizer
 
 
-CLIP_CLASSES = {cls.__name__: cls for cls in (CLIPModel, VisionTextDualEncoderModel)}
+CLIP_CLASSES = {
+    cls.__name__: cls
+    for cls in (CLIPModel, VisionTextDualEncoderModel, CLIPTextModelWithProjection)
+}
 RESNET_EXTRAS = {"image_size", "hidden_size"}  # what CLIP needs to know beside ResNetConfig
 
 
 def clip_sections(model_class: type) -> dict[str, set[str]]:
     """The parts of a CLIP's config.json, "" for the whole, and the settings that each may have."""
     text, whole = clip_settings(CLIPTextConfig), clip_settings(model_class.config_class)
+    if model_class is CLIPTextModelWithProjection:
+        return {"": text}
     if model_class is CLIPModel:
         return {"": whole, "text_config": text, "vision_config": clip_settings(CLIPVisionConfig)}
     return {
@@ -190,6 +206,14 @@ def check_towers(path: Path, config: dict) -> None:
     for key in sorted(RESNET_EXTRAS):
         if not isinstance(config["vision_config"].get(key), int):
             raise ModelFileError(f"{path}: vision_config needs a whole number {key}")
+
+
+def check_vocabulary(folder: Path, tokenizer: CLIPTokenizer, model: nn.Module) -> None:
+    """Refuse a tokenizer with numbers that the text tower does not know."""
+    if len(tokenizer) > text_config_of(model).vocab_size:
+        raise ModelFileError(
+            f"{folder / 'tokenizer.json'}: more tokens than the model's vocab_size"
+        )
 
 
 def read_tokenizer(folder: Path, root: Path) -> CLIPTokenizer:
@@ -244,16 +268,15 @@ def build_empty(config_path: Path, make: Callable[[], nn.Module]) -> nn.Module:
         raise ModelFileError(f"{config_path}: {one_line(error)}") from error
 
 
-def fill(network: nn.Module, folder: Path, stem: str, dtype: torch.dtype, root: Path) -> None:
-    """Give a network its weights, each exactly once."""
+def fill(network: nn.Module, folder: Path, tensors: Stored, dtype: torch.dtype) -> None:
+    """Give a network its weights, each exactly once; folder is named where one is missing."""
     expected = network.state_dict()
     state: dict[str, Tensor] = {}
-    for path, listed in weight_files(folder, stem, root):
-        for name, tensor in read_tensors(path):
-            if listed is not None and name not in listed:
-                raise ModelFileError(f"{path}: the index does not place {name} in this file")
-            check_tensor(path, name, tensor, expected.get(name))
-            state[name] = tensor.to(dtype, copy=True) if tensor.is_floating_point() else tensor
+    for path, name, tensor in tensors:
+        if name in state:
+            raise ModelFileError(f"{path}: holds {name} a second time")
+        check_tensor(path, name, tensor, expected.get(name))
+        state[name] = tensor.to(dtype, copy=True) if tensor.is_floating_point() else tensor
     missing = [name for name in expected if name not in state]
     if missing:
         raise ModelFileError(
@@ -278,12 +301,35 @@ def check_tensor(path: Path, name: str, tensor: Tensor, expected: Tensor | None)
         raise ModelFileError(f"{path}: {name} is not finite")
 
 
-def weight_files(folder: Path, stem: str, root: Path) -> Iterator[tuple[Path, set[str] | None]]:
+def stored_tensors(
+    folder: Path,
+    stem: str,
+    root: Path,
+    variant: str | None = None,
+    pickled: str | None = None,
+) -> Stored:
+    """The weights of a network with their names and the files that hold them.
+
+    variant: a word in the files' names ("fp16"). pickled: the name of a file that is read, after
+    a warning, where there are no safetensors; without it, pickles never are.
+    """
+    for path, listed in weight_files(folder, stem, root, variant, pickled):
+        for name, tensor in read_tensors(path):
+            if listed is not None and name not in listed:
+                raise ModelFileError(f"{path}: the index does not place {name} in this file")
+            yield path, name, tensor
+
+
+def weight_files(
+    folder: Path, stem: str, root: Path, variant: str | None, pickled: str | None
+) -> Iterator[tuple[Path, set[str] | None]]:
     """The files of a network's weights, each with the names that its index places there."""
-    single = folder / f"{stem}.safetensors"
-    index_path = folder / f"{stem}.safetensors.index.json"
+    word = f".{variant}" if variant else ""
+    single = folder / f"{stem}{word}.safetensors"
+    index_path = folder / f"{stem}.safetensors.index{word}.json"
     if not index_path.exists():
-        yield inside(single, root), None
+        unsafe = folder / (pickled or "").replace(".bin", f"{word}.bin")
+        yield inside(unsafe if unsafe.is_file() and not single.exists() else single, root), None
         return
     if single.exists():
         raise ModelFileError(f"{folder}: holds both {single.name} and {index_path.name}")
@@ -300,13 +346,32 @@ def weight_files(folder: Path, stem: str, root: Path) -> Iterator[tuple[Path, se
 
 
 def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a safetensors file by name."""
+    """The tensors of a safetensors file, or of a pickled one, by name."""
+    if path.suffix != ".safetensors":
+        yield from unpickled_tensors(path)
+        return
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             for name in file.keys():
                 yield name, file.get_tensor(name)
     except SafetensorError as error:
         raise ModelFileError(f"{path}: damaged or cut short ({one_line(error)})") from error
+
+
+def unpickled_tensors(path: Path, *keys: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a pickled file, by name; keys lead to them where they lie deeper."""
+    try:
+        state = read_pickle(path)
+    except PickleError as error:
+        raise ModelFileError(str(error)) from None
+    for key in keys:
+        state = state.get(key) if isinstance(state, dict) else None
+    if not isinstance(state, dict) or not state:
+        raise ModelFileError(f"{path}: holds no weights by name")
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise ModelFileError(f"{path}: {str(name)[:60]!r} is no tensor")
+        yield name, tensor
 
 
 # Files

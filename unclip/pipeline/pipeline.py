@@ -25,10 +25,10 @@ from unclip.pipeline import arguments, stages
 from unclip.pipeline.arguments import STAGES, Order, check_order
 from unclip.pipeline.editing import Editing
 from unclip.pipeline.edits import Edit
-from unclip.pipeline.folder import check_folder
 from unclip.pipeline.latents import LatentOperations
-from unclip.pipeline.loading import NETWORKS, read_network, read_pipeline
+from unclip.pipeline.loading import NETWORKS, read_network
 from unclip.pipeline.output import UnCLIPOutput, finished
+from unclip.pipeline.published.sources import read_model
 from unclip.pipeline.saving import write_clip, write_folder, write_index, write_network
 
 # Ancestral sampling for the prior and the decoder, DDIM for the upsamplers (DALL-E 2, appendix C).
@@ -141,17 +141,22 @@ class UnCLIPPipeline(LatentOperations, Editing, DiffusionPipeline):
         path: str | Path | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
+        variant: str | None = None,
     ) -> UnCLIPPipeline:
-        """Read a model that save_pretrained wrote; without a path, the embedded one.
+        """Read a model that save_pretrained wrote or that others published; the embedded one.
 
-        Strict, from local files alone, running nothing that stands in them: see loading.py.
+        path: a folder, or a name of the Hugging Face hub ("kakaobrain/karlo-v1-alpha"); without
+        it, the embedded model. docs/checkpoints.md lists the layouts. variant: the word in the
+        names of a published model's files ("fp16").
+
+        Strict, running nothing that stands in the files: see loading.py.
 
         Raises:
             FileNotFoundError: when the folder or a file of it is missing.
             ModelFileError: a ValueError that names the file in which something is wrong.
         """
         check_dtype(dtype)
-        pipeline = cls(**read_pipeline(check_folder(path), dtype))
+        pipeline = cls(**read_model(path, dtype, variant))
         return pipeline if device is None else pipeline.to(device)
 
     @classmethod
