@@ -2,15 +2,15 @@
 
 By the features of Inception (FID, KID, Inception Score, precision and recall, as published figures
 are made) or of a CLIP (CMMD, and the same distances among its embeddings). What is said names the
-extractor, the resize and the numbers of pictures: without these three, figures do not compare.
+extractor, the resize and the numbers of pictures: without these three, figures do not compare. What
+a network has seen of a folder is kept in the user's cache, so that a run which is stopped goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,92 +19,91 @@ from unclip_sample.outputs import OutputError
 from unclip_sample.request import RequestError
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from torch import Tensor
 
-    from unclip_sample.inception import Features
+    from unclip_sample.index import Viewer
 
 KID_SUBSET = 1000
 LEAST_FOR_IS = 10  # pictures: one a split
+LEAST_PICTURES = 4  # precision and recall look for the third neighbour
 
 
 # What is measured
 
 
-def measure(real: Features, drawn: Features) -> dict[str, Any]:
+def measure(real: Tensor, drawn: Tensor) -> dict[str, Any]:
     """All that the features of real [N, D] and drawn [M, D] pictures allow.
 
-    FID is left out, with the reason, where there are too few pictures for it; the Inception Score
-    is that of the drawn pictures.
+    FID is left out, with the reason, where there are too few pictures for it.
     """
     from unclip.metrics.frechet import frechet_distance
-    from unclip.metrics.inception import inception_score
     from unclip.metrics.kid import kernel_distance_of_subsets
     from unclip.metrics.precision_recall import precision_recall
 
-    x, y = real.features, drawn.features
     said: dict[str, Any] = {}
     try:
-        said["FID"] = frechet_distance(x, y)
+        said["FID"] = frechet_distance(real, drawn)
     except ValueError as error:
-        reason = str(error).replace("x:", "real:", 1).replace("y:", "drawn:", 1)
-        if "too few" not in reason:
+        if "too few" not in str(error):
             raise
+        reason = str(error).replace("x:", "real:", 1).replace("y:", "drawn:", 1)
         said |= {"FID": None, "FID left out": reason}
-    size = min(KID_SUBSET, len(x), len(y))
-    kid = kernel_distance_of_subsets(x, y, subset_size=size)
+    size = min(KID_SUBSET, len(real), len(drawn))
+    kid = kernel_distance_of_subsets(real, drawn, subset_size=size)
     said["KID"] = {"mean": kid.mean, "std": kid.std, "subset_size": size}
-    found = precision_recall(x, y)
-    said |= {"precision": found.precision, "recall": found.recall}
-    if drawn.probabilities is not None and len(y) >= LEAST_FOR_IS:
-        score = inception_score(drawn.probabilities)
+    found = precision_recall(real, drawn)
+    return {**said, "precision": found.precision, "recall": found.recall}
+
+
+def measure_inception(real: Tensor, drawn: Tensor) -> dict[str, Any]:
+    """The same, and the Inception Score of the drawn pictures; both [N, 2048 + 1008]."""
+    import torch
+
+    from unclip.metrics.inception import inception_score
+    from unclip_sample.inception import features_and_probabilities
+
+    (x, _), (y, probabilities) = map(features_and_probabilities, (real, drawn))
+    said = measure(x, y)
+    if len(y) >= LEAST_FOR_IS:
+        # Files stand in the order of their names; a split must not be a kind of picture.
+        order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+        score = inception_score(probabilities[order])
         said["Inception Score"] = {"mean": score.mean, "std": score.std}
     return said
 
 
-def measure_clip(real: Features, drawn: Features) -> dict[str, Any]:
-    """CMMD beside what measure() finds among CLIP embeddings."""
+def measure_clip(real: Tensor, drawn: Tensor) -> dict[str, Any]:
+    """The same, and CMMD; both [N, D] embeddings."""
     from unclip.metrics.cmmd import cmmd
 
-    return {"CMMD": cmmd(real.features, drawn.features), **measure(real, drawn)}
+    return {"CMMD": cmmd(real, drawn), **measure(real, drawn)}
 
 
 # The pictures
 
 
-def list_folder(option: str, folder: str, num_most: int | None = None) -> list[Path]:
-    """The pictures of a folder, at least 4, which precision and recall need.
+def look_at_folder(option: str, folder: str, viewer: Viewer, args: argparse.Namespace) -> Tensor:
+    """What a viewer says of all pictures of a folder, [N, width], N >= 4; remembered for next time.
 
     Raises:
-        RequestError: when there is no such folder, or it holds fewer.
+        RequestError: when there is no such folder, it holds fewer pictures, or one of them cannot
+            be read, which would change what is measured.
     """
-    from unclip_sample.index import list_pictures
+    from unclip_sample import index
 
     if not Path(folder).is_dir():
         raise RequestError(f"{option}: {folder} is no folder; name one of pictures")
-    names = list_pictures(Path(folder))[:num_most]
-    if len(names) < 4:
-        raise RequestError(f"{option}: {folder} holds {len(names)} pictures; give at least 4")
-    return [Path(folder, name) for name in names]
-
-
-def opened(option: str, paths: Iterable[Path]) -> Iterator[Image.Image]:
-    """Pictures one after another; one that cannot be read stops the run, since it would count."""
-    from unclip.pictures import PictureError, open_picture
-
-    for path in paths:
-        try:
-            with open_picture(path) as picture:
-                yield picture
-        except (PictureError, OSError) as error:
-            raise RequestError(f"{option}: cannot read {path} ({error})") from None
-
-
-def clip_features(clip: Any, pictures: Iterable[Image.Image], size: int) -> Features:
-    """CLIP's embeddings of pictures brought to `size` as for Inception."""
-    from unclip_sample.encoder import embed_pictures
-    from unclip_sample.inception import Features, square
-
-    return Features(embed_pictures(clip, (square(picture, size) for picture in pictures)), None)
+    path = index.default_path(Path(folder), viewer)
+    found, done = index.update(path, Path(folder), viewer, bar(option, args))
+    if done.unreadable:
+        name, reason = next(iter(done.unreadable.items()))
+        more = f"; {len(done.unreadable)} in all" if len(done.unreadable) > 1 else ""
+        raise RequestError(f"{option}: cannot read {Path(folder, name)} ({reason}){more}")
+    if len(found.files) < LEAST_PICTURES:
+        raise RequestError(
+            f"{option}: {folder} holds {len(found.files)} pictures; give {LEAST_PICTURES} or more"
+        )
+    return found.z
 
 
 # The words
@@ -117,8 +116,9 @@ def add_distances(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--inception", metavar="FILE.pth", help="weights; as published figures need")
     which.add_argument("--clip", metavar="FOLDER", help="a CLIP, or a model; the embedded one")
-    parser.add_argument("--size", type=count, default=256, metavar="N", help="of pictures; 256")
-    parser.add_argument("--num", type=count, metavar="N", help="drawn pictures at most")
+    parser.add_argument(
+        "--size", type=count, default=256, metavar="N", help="of pictures before Inception; 256"
+    )
     parser.add_argument("--format", choices=("text", "json"), default="text", help="of the report")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps, ...")
     parser.add_argument("--threads", type=count, metavar="N", help="of the CPU")
@@ -139,38 +139,37 @@ def add_coco_captions(parser: argparse.ArgumentParser) -> None:
 
 def run_distances(args: argparse.Namespace) -> int:
     """Compare the folders and say how."""
-    real, drawn = list_folder("--real", args.real), list_folder("--drawn", args.drawn, args.num)
     device = check_device(args.device)
     if args.threads:
         import torch
 
         torch.set_num_threads(args.threads)
-    look, compare, facts = looker(args, device)
-    x = look(opened("--real", bar(real, "real", args)))
-    y = look(opened("--drawn", bar(drawn, "drawn", args)))
-    said = {**compare(x, y), **facts, "num_real": len(real), "num_drawn": len(drawn)}
+    viewer, compare, facts = viewer_asked_for(args, device)
+    real = look_at_folder("--real", args.real, viewer, args)
+    drawn = look_at_folder("--drawn", args.drawn, viewer, args)
+    said = {**compare(real, drawn), **facts, "num_real": len(real), "num_drawn": len(drawn)}
     print(json.dumps(said, indent=2) if args.format == "json" else "\n".join(text_lines(said)))
     return 0
 
 
-def looker(
+def viewer_asked_for(
     args: argparse.Namespace, device: Any
-) -> tuple[Callable[[Iterable], Features], Callable[[Features, Features], dict], dict[str, str]]:
+) -> tuple[Viewer, Callable[[Tensor, Tensor], dict[str, Any]], dict[str, str]]:
     """What looks at pictures, what compares, and what is said of both."""
     from unclip_sample import inception
 
     if args.inception is not None:
-        extractor = inception.load_inception(Path(args.inception), device)
+        viewer = inception.inception_viewer(Path(args.inception), args.size, device)
         facts = {"extractor": inception.NAME, "resize": inception.RESIZE.format(size=args.size)}
-        return lambda pictures: inception.extract(extractor, pictures, args.size), measure, facts
+        return viewer, measure_inception, facts
     from unclip.pipeline.folder import model_hash
     from unclip_sample.encoder import find_clip, load_clip
+    from unclip_sample.index import viewer_of
 
     folder = find_clip(args.clip)
-    clip = load_clip(folder, device)
-    resize = f"central square, antialiased bicubic to {args.size}; the CLIP's own after it"
-    facts = {"extractor": f"CLIP {model_hash(folder)}", "resize": resize}
-    return lambda pictures: clip_features(clip, pictures, args.size), measure_clip, facts
+    digest = model_hash(folder)
+    facts = {"extractor": f"CLIP {digest}", "resize": "central square, the CLIP's own"}
+    return viewer_of(load_clip(folder, device), digest), measure_clip, facts
 
 
 def run_coco_captions(args: argparse.Namespace) -> int:
@@ -198,9 +197,9 @@ def text_lines(said: dict[str, Any]) -> Iterator[str]:
             yield f"{name}: {f'{value:.6g}' if isinstance(value, float) else value}"
 
 
-def bar(paths: Sequence[Path], name: str, args: argparse.Namespace) -> Iterable[Path]:
-    """A progress bar, on a terminal, unless --quiet."""
+def bar(option: str, args: argparse.Namespace) -> Callable[[Iterable[str]], Iterable[str]]:
+    """A progress bar around what is looked at: on a terminal, unless --quiet."""
     from tqdm import tqdm
 
-    disable = True if args.quiet else None
-    return tqdm(paths, desc=name, unit="picture", disable=disable, leave=False, file=sys.stderr)
+    name, disable = option.strip("-"), True if args.quiet else None
+    return lambda names: tqdm(names, name, unit="picture", disable=disable, leave=False)

@@ -15,10 +15,12 @@ fetched here. What happens to a picture, exactly:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import hashlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from unclip_sample.index import Viewer
 from unclip_sample.request import RequestError
 
 if TYPE_CHECKING:
@@ -27,20 +29,13 @@ if TYPE_CHECKING:
 
 RESIZE = "central square, antialiased bicubic to {size}; TensorFlow 1 bilinear to 299"
 NAME = "Inception 2015-12-05 (torch-fidelity)"
+NUM_FEATURES, NUM_CLASSES = 2048, 1008
+
+# pixels [1, 3, S, S] uint8 -> features [1, 2048] and logits [1, 1008]
+Network = Callable[["Tensor"], "tuple[Tensor, Tensor]"]
 
 
-class Features(NamedTuple):
-    """What a network says of N pictures."""
-
-    features: Tensor  # [N, D]
-    probabilities: Tensor | None  # [N, C], where the network names classes
-
-
-# pixels [B, 3, S, S] uint8 -> features [B, D] and logits [B, C], or None
-Extractor = Callable[["Tensor"], "tuple[Tensor, Tensor | None]"]
-
-
-def load_inception(weights: Path, device: Any = "cpu") -> Extractor:
+def load_inception(weights: Path, device: Any = "cpu") -> Network:
     """The network with the weights of a file, such as weights-inception-2015-12-05-6726825d.pth.
 
     Raises:
@@ -48,8 +43,6 @@ def load_inception(weights: Path, device: Any = "cpu") -> Extractor:
     """
     import torch
 
-    if not weights.is_file():
-        raise RequestError(f"--inception: {weights} does not exist; name the file of its weights")
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ModuleNotFoundError as error:
@@ -72,35 +65,35 @@ def load_inception(weights: Path, device: Any = "cpu") -> Extractor:
     return lambda pixels: network(pixels.to(device))
 
 
-def extract(
-    extractor: Extractor, pictures: Iterable[Image.Image], size: int, batch_size: int = 32
-) -> Features:
-    """Features of pictures, float32 on the CPU; see the top of this file.
+def inception_viewer(weights: Path, size: int, device: Any = "cpu") -> Viewer:
+    """Inception as a viewer: features and logits of a picture side by side, [1, 2048 + 1008].
 
     Raises:
-        ValueError: when there is no picture.
+        RequestError: when there is no such file, or as load_inception does.
     """
+    if not weights.is_file():
+        raise RequestError(f"--inception: {weights} does not exist; name the file of its weights")
+    network = load_inception(weights, device)
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return Viewer(
+        name=f"inception-{digest}-{size}",
+        width=NUM_FEATURES + NUM_CLASSES,
+        look=lambda picture: view(network, picture, size),
+    )
+
+
+def view(network: Network, picture: Image.Image, size: int) -> Tensor:
+    """What the network says of a picture: features and logits, [1, D + C] float32 on the CPU."""
     import torch
 
-    features, probabilities, batch = [], [], []
+    with torch.no_grad():
+        return torch.cat(network(pixels_of(square(picture, size))), dim=1).float().cpu()
 
-    def run() -> None:
-        with torch.no_grad():
-            found, logits = extractor(torch.cat(batch))
-        features.append(found.float().cpu())
-        if logits is not None:
-            probabilities.append(logits.float().softmax(dim=1).cpu())
-        batch.clear()
 
-    for picture in pictures:
-        batch.append(pixels_of(square(picture, size)))
-        if len(batch) == batch_size:
-            run()
-    if batch:
-        run()
-    if not features:
-        raise ValueError("pictures: give at least one")
-    return Features(torch.cat(features), torch.cat(probabilities) if probabilities else None)
+def features_and_probabilities(z: Tensor) -> tuple[Tensor, Tensor]:
+    """What view() gave of N pictures, apart: features [N, 2048] and probabilities [N, 1008]."""
+    return z[:, :NUM_FEATURES], z[:, NUM_FEATURES:].double().softmax(dim=1)
 
 
 def square(picture: Image.Image, size: int) -> Image.Image:

@@ -1,8 +1,8 @@
-"""A folder's pictures as embeddings, kept in a file so that the next search is quick.
+"""A folder's pictures as embeddings, kept in a file so that the next look is quick.
 
-The file is safetensors: z_img [N, D] float32, and a JSON text that says which CLIP looked and, for
+The file is safetensors: z [N, D] float32, and a JSON text that says which network looked and, for
 each row, the path inside the folder, size and modification time. A row is used again while these
-three stay what they were; another CLIP, or a damaged file, means looking again at all.
+three stay what they were; another network, or a damaged file, means looking again at all.
 """
 
 from __future__ import annotations
@@ -18,23 +18,33 @@ from typing import TYPE_CHECKING, Any
 from unclip_sample.writing import write_whole
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
     from unclip import CLIP
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
-VERSION = 1
-SAVE_EVERY = 500  # pictures, so that a long look that is stopped goes on from there
+VERSION = 2
+SAVE_EVERY = 500  # pictures at least, so that a long look that is stopped goes on from there
 
 Stamp = tuple[int, int]  # size in bytes, modification time in nanoseconds
 
 
+@dataclass(frozen=True)
+class Viewer:
+    """A network that looks at pictures, and a name that tells its embeddings from all others."""
+
+    name: str  # of what a file's name may hold
+    width: int  # D
+    look: Callable[[Image.Image], Tensor]  # a picture, of any mode, to [1, D]
+
+
 @dataclass
 class Index:
-    """What is known of a folder: row i of z_img belongs to the i-th of files."""
+    """What is known of a folder: row i of z belongs to the i-th of files."""
 
     files: dict[str, Stamp]  # by path inside the folder, with forward slashes
-    z_img: Tensor  # [N, D]
+    z: Tensor  # [N, D]
 
 
 @dataclass
@@ -45,6 +55,13 @@ class Report:
     kept: int = 0  # known and unchanged
     removed: int = 0  # known and gone
     unreadable: dict[str, str] = field(default_factory=dict)  # path inside the folder: why
+
+
+def viewer_of(clip: CLIP, model_hash: str) -> Viewer:
+    """A CLIP as a viewer: its embeddings are z_img."""
+    from unclip_sample.encoder import embed_pictures
+
+    return Viewer(model_hash, clip.embedding_dim, lambda picture: embed_pictures(clip, [picture]))
 
 
 def list_pictures(folder: Path) -> list[str]:
@@ -62,18 +79,17 @@ def list_pictures(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def default_path(folder: Path, model_hash: str) -> Path:
+def default_path(folder: Path, viewer: Viewer) -> Path:
     """Where a folder's index lies unless the user names a place: in the user's cache."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     key = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
-    return Path(home, "unclip", "index", f"{key}-{model_hash}.safetensors")
+    return Path(home, "unclip", "index", f"{key}-{viewer.name}.safetensors")
 
 
 def update(
     path: Path,
     folder: Path,
-    clip: CLIP,
-    model_hash: str,
+    viewer: Viewer,
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> tuple[Index, Report]:
     """The index of a folder as it is now; only what is new or changed is looked at.
@@ -81,38 +97,36 @@ def update(
     path: of the index, read where it exists and written where anything has changed. progress: wraps
     the paths that are about to be read. Files that are no picture, or broken, are reported.
     """
-    known = read(path, model_hash)
+    known = read(path, viewer)
     stamps = {name: stamp_of(folder / name) for name in list_pictures(folder)}
     kept = [name for name, stamp in stamps.items() if known and known.files.get(name) == stamp]
     report = Report(kept=len(kept), removed=len(set(known.files) - set(stamps)) if known else 0)
-    index = _select(known, kept) if known else empty(clip.embedding_dim)
+    index = _select(known, kept) if known else empty(viewer)
     names = [name for name in stamps if name not in index.files]
     rows: list[Any] = []
     for name in progress(names):
-        z_img = look_at(clip, folder / name, name, report)
-        if z_img is None:
+        z = look_at(viewer, folder / name, name, report)
+        if z is None:
             continue
         index.files[name] = stamps[name]
-        rows.append(z_img)
-        if len(rows) == SAVE_EVERY:
+        rows.append(z)
+        if len(rows) >= max(SAVE_EVERY, len(index.z) // 4):  # the more there is, the less often
             index, rows = _with_rows(index, rows), []
-            write(path, index, model_hash)
+            write(path, index, viewer)
         report.new += 1
     index = _with_rows(index, rows)
     if rows or report.removed or known is None or len(kept) < len(known.files):
-        write(path, index, model_hash)
+        write(path, index, viewer)
     return index, report
 
 
-def look_at(clip: CLIP, path: Path, name: str, report: Report) -> Tensor | None:
+def look_at(viewer: Viewer, path: Path, name: str, report: Report) -> Tensor | None:
     """The embedding [1, D] of a file; None where it cannot be read, which is reported."""
     from unclip.pictures import PictureError, open_picture
 
-    from .encoder import embed_pictures
-
     try:
         with open_picture(path) as picture:
-            return embed_pictures(clip, [picture])
+            return viewer.look(picture)
     except PictureError as error:
         report.unreadable[name] = str(error)
     except OSError as error:
@@ -129,26 +143,26 @@ def stamp_of(path: Path) -> Stamp:
     return status.st_size, status.st_mtime_ns
 
 
-def empty(embedding_dim: int) -> Index:
+def empty(viewer: Viewer) -> Index:
     """The index of a folder of which nothing is known."""
     import torch
 
-    return Index({}, torch.empty(0, embedding_dim))
+    return Index({}, torch.empty(0, viewer.width))
 
 
-def write(path: Path, index: Index, model_hash: str) -> None:
+def write(path: Path, index: Index, viewer: Viewer) -> None:
     """Write an index, whole or not at all; a folder that is missing is made."""
     import torch
     from safetensors.torch import save
 
-    facts = {"version": VERSION, "model_hash": model_hash, "files": index.files}
+    facts = {"version": VERSION, "viewer": viewer.name, "files": index.files}
     text = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, save({"z_img": index.z_img.contiguous(), "json": text}), overwrite=True)
+    write_whole(path, save({"z": index.z.contiguous(), "json": text}), overwrite=True)
 
 
-def read(path: Path, model_hash: str) -> Index | None:
-    """An index that this CLIP has made; None where there is none, or it is not what it should be.
+def read(path: Path, viewer: Viewer) -> Index | None:
+    """An index that this viewer has made; None where there is none, or it is not what it should be.
 
     What is wrong with a cache is no matter for the user: it is made again.
     """
@@ -159,25 +173,25 @@ def read(path: Path, model_hash: str) -> Index | None:
     try:
         tensors = load_file(path)
         facts = json.loads(tensors["json"].numpy().tobytes())
-        z_img, files = tensors["z_img"], facts["files"]
+        z, files = tensors["z"], facts["files"]
         files = {name: (int(size), int(time)) for name, (size, time) in files.items()}
-        if (facts["version"], facts["model_hash"]) != (VERSION, model_hash):
+        if (facts["version"], facts["viewer"]) != (VERSION, viewer.name):
             return None
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError):
         return None
-    fits = z_img.ndim == 2 and len(z_img) == len(files) and z_img.dtype == torch.float32
-    return Index(files, z_img) if fits and bool(torch.isfinite(z_img).all()) else None
+    fits = z.shape == (len(files), viewer.width) and z.dtype == torch.float32
+    return Index(files, z) if fits and bool(torch.isfinite(z).all()) else None
 
 
 def _select(index: Index, names: list[str]) -> Index:
     """The rows of some of its files."""
     rows = {name: row for row, name in enumerate(index.files)}
     files = {name: index.files[name] for name in names}
-    return Index(files, index.z_img[[rows[name] for name in names]])
+    return Index(files, index.z[[rows[name] for name in names]])
 
 
 def _with_rows(index: Index, rows: list[Tensor]) -> Index:
     """The same with embeddings added at the end."""
     import torch
 
-    return Index(index.files, torch.cat([index.z_img, *rows]))
+    return Index(index.files, torch.cat([index.z, *rows]))

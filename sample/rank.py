@@ -8,11 +8,14 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unclip_sample.cli import Parser, check_device, count
 from unclip_sample.outputs import OutputError, plan_outputs
 from unclip_sample.request import RequestError
+
+if TYPE_CHECKING:
+    from unclip_sample.index import Viewer
 
 EXAMPLES = """examples:
   unclip-rank pictures --text "a red apple" drawn/
@@ -108,12 +111,13 @@ def main(arguments: list[str] | None = None) -> int:
 def run_pictures(args: argparse.Namespace) -> int:
     """Order the pictures by their cosine with the text."""
     from unclip_sample.encoder import embed_texts
+    from unclip_sample.index import viewer_of
 
     check_text("--text", args.text)
     check_sheet(args)
     paths = expand(args.paths)
     clip, facts = load(args)
-    z_img, paths, unreadable = look_at_all(clip, paths, args)
+    z_img, paths, unreadable = look_at_all(viewer_of(clip, facts["model_hash"]), paths, args)
     results = ordered(z_img, embed_texts(clip, [args.text]), paths, args.top)
     return report({"text": args.text, **facts}, results, unreadable, args)
 
@@ -130,16 +134,17 @@ def run_search(args: argparse.Namespace) -> int:
     if not folder.is_dir():
         raise RequestError(f"FOLDER: {folder} is no folder; give one that holds pictures")
     clip, facts = load(args)
-    z = embed_texts(clip, [args.text]) if args.like is None else embed_like(clip, args.like)
-    path = Path(args.index) if args.index else index.default_path(folder, facts["model_hash"])
-    found, done = index.update(path, folder, clip, facts["model_hash"], bar(args))
+    viewer = index.viewer_of(clip, facts["model_hash"])
+    z = embed_texts(clip, [args.text]) if args.like is None else embed_like(viewer, args.like)
+    path = Path(args.index) if args.index else index.default_path(folder, viewer)
+    found, done = index.update(path, folder, viewer, bar(args))
     if not found.files and not done.unreadable:
         raise RequestError(f"FOLDER: {folder} holds no pictures")
     paths = [folder / name for name in found.files]
     unreadable = {str(folder / name): reason for name, reason in done.unreadable.items()}
     asked = {"text": args.text} if args.like is None else {"like": args.like}
     counts = {"new": done.new, "kept": done.kept, "removed": done.removed}
-    results = ordered(found.z_img, z, paths, args.top)
+    results = ordered(found.z, z, paths, args.top)
     return report({**asked, **facts, "index": counts}, results, unreadable, args)
 
 
@@ -147,6 +152,7 @@ def run_classify(args: argparse.Namespace) -> int:
     """Give each picture the probabilities of the texts."""
     from unclip.metrics.similarity import probabilities_among
     from unclip_sample.encoder import embed_texts, logit_scale
+    from unclip_sample.index import viewer_of
 
     if len(set(args.texts)) < 2 or len(set(args.texts)) < len(args.texts):
         raise RequestError("--text: give two or more texts, each once")
@@ -156,7 +162,7 @@ def run_classify(args: argparse.Namespace) -> int:
         raise RequestError(f"--template: give a text with one {{}} in it, not {args.template!r}")
     paths = expand(args.paths)
     clip, facts = load(args)
-    z_img, paths, unreadable = look_at_all(clip, paths, args)
+    z_img, paths, unreadable = look_at_all(viewer_of(clip, facts["model_hash"]), paths, args)
     z_txt = embed_texts(clip, [args.template.replace("{}", text) for text in args.texts])
     shares = probabilities_among(z_img, z_txt, logit_scale(clip)).tolist() if paths else []
     results = []
@@ -200,28 +206,28 @@ def expand(paths: list[str]) -> list[Path]:
 
 
 def look_at_all(
-    clip: Any, paths: list[Path], args: argparse.Namespace
+    viewer: Viewer, paths: list[Path], args: argparse.Namespace
 ) -> tuple[Any, list[Path], dict[str, str]]:
     """Embeddings [N, D] of the files that can be read, these files, and why others cannot."""
     import torch
 
     from unclip_sample import index
 
-    done, rows, readable = index.Report(), [index.empty(clip.embedding_dim).z_img], []
+    done, rows, readable = index.Report(), [index.empty(viewer).z], []
     for path in bar(args)(paths):
-        z_img = index.look_at(clip, path, str(path), done)
+        z_img = index.look_at(viewer, path, str(path), done)
         if z_img is not None:
             rows.append(z_img)
             readable.append(path)
     return torch.cat(rows), readable, done.unreadable
 
 
-def embed_like(clip: Any, path: str) -> Any:
+def embed_like(viewer: Viewer, path: str) -> Any:
     """The embedding [1, D] of the picture of --like."""
     from unclip_sample import index
 
     done = index.Report()
-    z_img = index.look_at(clip, Path(path), path, done)
+    z_img = index.look_at(viewer, Path(path), path, done)
     if z_img is None:
         raise RequestError(f"--like: cannot read {path} ({done.unreadable[path]})")
     return z_img

@@ -9,10 +9,10 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from unclip.metrics.cmmd import cmmd
 from unclip.metrics.frechet import frechet_distance
+from unclip.metrics.inception import inception_score
 from unclip_sample import distances, inception
 from unclip_sample.coco import choose_captions, read_captions
 from unclip_sample.encoder import embed_pictures, find_clip, load_clip
-from unclip_sample.inception import Features
 from unclip_sample.outputs import OutputError
 from unclip_sample.request import RequestError
 
@@ -45,7 +45,9 @@ def folders(tmp_path):
 
 
 @pytest.fixture
-def run(capsys):
+def run(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
     def call(add, *words):
         parser = argparse.ArgumentParser()
         add(parser)
@@ -63,14 +65,29 @@ def stand_in(pixels):
     return torch.cat([x.mean(dim=(2, 3)), edges], dim=1), 50 * x.mean(dim=(2, 3))
 
 
-def test_by_inception_everything_is_measured_and_said(folders, run, monkeypatch):
+@pytest.fixture
+def by_stand_in(monkeypatch):
+    """Colours and edges where Inception's weights are not to be had: 6 features, 3 classes."""
+    monkeypatch.setattr(inception, "NUM_FEATURES", 6)
+    monkeypatch.setattr(inception, "NUM_CLASSES", 3)
     monkeypatch.setattr(inception, "load_inception", lambda weights, device: stand_in)
-    said = {}
-    for name in ("real", "good", "blurred"):
-        words = ("--real", folders / "real", "--drawn", folders / name, "--inception", "w.pth")
-        said[name] = json.loads(
-            run(distances.add_distances, *words, "--size", 32, "--format", "json")
-        )
+
+
+def by_inception(folders, run, name):
+    (folders / "w.pth").write_bytes(b"weights")
+    words = (
+        "--real",
+        folders / "real",
+        "--drawn",
+        folders / name,
+        "--inception",
+        folders / "w.pth",
+    )
+    return json.loads(run(distances.add_distances, *words, "--size", 32, "--format", "json"))
+
+
+def test_by_inception_everything_is_measured_and_said(folders, run, by_stand_in):
+    said = {name: by_inception(folders, run, name) for name in ("real", "good", "blurred")}
     assert said["real"]["FID"] == pytest.approx(0, abs=1e-9)
     assert said["real"]["precision"] == said["real"]["recall"] == 1.0
     assert said["good"]["FID"] < said["blurred"]["FID"]
@@ -82,50 +99,61 @@ def test_by_inception_everything_is_measured_and_said(folders, run, monkeypatch)
     )
     assert (said["good"]["num_real"], said["good"]["num_drawn"]) == (NUM, NUM)
     x, y = (
-        inception.extract(stand_in, map(Image.open, sorted((folders / name).iterdir())), 32)
-        for name in ("real", "good")
+        torch.cat([inception.view(stand_in, Image.open(p), 32) for p in sorted(folder.iterdir())])
+        for folder in (folders / "real", folders / "good")
     )
-    assert said["good"]["FID"] == pytest.approx(frechet_distance(x.features, y.features))
+    assert said["good"]["FID"] == pytest.approx(frechet_distance(x[:, :6], y[:, :6]))
+    order = torch.randperm(NUM, generator=torch.Generator().manual_seed(0))
+    score = inception_score(inception.features_and_probabilities(y)[1][order])
+    assert said["good"]["Inception Score"]["mean"] == pytest.approx(score.mean)
+
+
+def test_what_was_seen_is_not_looked_at_again(folders, run, by_stand_in, monkeypatch):
+    first = by_inception(folders, run, "good")
+    looked = []
+    whole = inception.view
+    monkeypatch.setattr(inception, "view", lambda *rest: looked.append(rest) or whole(*rest))
+    assert by_inception(folders, run, "good") == first and looked == []
+    draw(99).save(folders / "good" / "0099.png")
+    assert by_inception(folders, run, "good")["num_drawn"] == NUM + 1 and len(looked) == 1
 
 
 def test_by_clip_cmmd_is_measured_and_fid_left_out_with_the_reason(folders, run, tiny_model):
     words = ("--real", folders / "real", "--drawn", folders / "blurred", "--clip", tiny_model)
-    said = json.loads(run(distances.add_distances, *words, "--size", 32, "--format", "json"))
+    said = json.loads(run(distances.add_distances, *words, "--format", "json"))
     assert said["FID"] is None
     assert said["FID left out"].startswith("real: too few pictures for FID, 12 for 32 features")
     clip = load_clip(find_clip(str(tiny_model)))
     z = [
-        embed_pictures(
-            clip, [inception.square(Image.open(p), 32) for p in sorted(folder.iterdir())]
-        )
+        embed_pictures(clip, [Image.open(path) for path in sorted(folder.iterdir())])
         for folder in (folders / "real", folders / "blurred")
     ]
     assert said["CMMD"] == pytest.approx(cmmd(*z)) and "Inception Score" not in said
-    text = run(distances.add_distances, *words, "--num", 6)
-    assert "FID left out: real: too few" in text and "num_drawn: 6" in text
-    assert "KID: " in text and "subset_size 6" in text and "FID: None" not in text
+    text = run(distances.add_distances, *words)
+    assert "FID left out: real: too few" in text and f"num_drawn: {NUM}" in text
+    assert "KID: " in text and f"subset_size {NUM}" in text and "FID: None" not in text
 
 
-def test_mistakes_are_one_line(folders, run, tmp_path):
+def test_mistakes_are_one_line(folders, run, by_stand_in, tmp_path):
     (tmp_path / "few").mkdir()
-    for words, message in (
+    (tmp_path / "w.pth").touch()
+    words = ("--inception", tmp_path / "w.pth")
+    for pair, message in (
         (("nothing", "good"), "--real: .*nothing is no folder; name one of pictures"),
         (("real", "nothing"), "--drawn: .*nothing is no folder"),
-        (("few", "good"), "--real: .*few holds 0 pictures; give at least 4"),
+        (("few", "good"), "--real: .*few holds 0 pictures; give 4 or more"),
     ):
-        real, drawn = (folders / word for word in words)
+        real, drawn = (folders / name for name in pair)
         with pytest.raises(RequestError, match=f"^{message}"):
-            run(distances.add_distances, "--real", real, "--drawn", drawn)
+            run(distances.add_distances, "--real", real, "--drawn", drawn, *words)
     (folders / "good" / "0015.png").write_bytes(b"nothing")
-    with pytest.raises(RequestError, match="^--drawn: cannot read .*0015.png"):
-        list(distances.opened("--drawn", distances.list_folder("--drawn", folders / "good")))
+    with pytest.raises(RequestError, match=r"^--drawn: cannot read .*0015.png \(not a picture"):
+        by_inception(folders, run, "good")
 
 
 def test_features_that_are_not_finite_are_no_missing_fid():
-    good = Features(torch.randn(20, 3), None)
-    bad = Features(torch.full((20, 3), torch.nan), None)
     with pytest.raises(ValueError, match="not finite"):
-        distances.measure(good, bad)
+        distances.measure(torch.randn(20, 3), torch.full((20, 3), torch.nan))
 
 
 # COCO-30k

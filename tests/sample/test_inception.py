@@ -10,7 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
-from unclip_sample.inception import extract, load_inception, pixels_of, square
+from unclip_sample.inception import (
+    NUM_CLASSES,
+    NUM_FEATURES,
+    features_and_probabilities,
+    inception_viewer,
+    load_inception,
+    pixels_of,
+    square,
+    view,
+)
 from unclip_sample.request import RequestError
 
 
@@ -47,18 +56,19 @@ def test_transparency_lies_over_white_and_pictures_stand_upright():
     assert pixels_of(square(clear, 8)).shape == (1, 3, 8, 8)
 
 
-def test_features_do_not_depend_on_the_batch():
-    pictures = [Image.effect_noise((40, 30 + i), 60).convert("RGB") for i in range(7)]
-    whole = extract(stand_in, pictures, size=16, batch_size=7)
-    parts = extract(stand_in, iter(pictures), size=16, batch_size=3)
-    assert whole.features.shape == (7, 6) and whole.probabilities.shape == (7, 3)
-    torch.testing.assert_close(whole.features, parts.features)
-    assert parts.probabilities.sum(dim=1).tolist() == pytest.approx([1.0] * 7)
-    direct = stand_in(pixels_of(square(pictures[4], 16)))
-    torch.testing.assert_close(parts.features[4:5], direct[0])
-    torch.testing.assert_close(parts.probabilities[4:5], direct[1].softmax(dim=1))
-    with pytest.raises(ValueError, match="^pictures: give at least one"):
-        extract(stand_in, [], size=16)
+def test_a_view_is_features_and_logits_of_the_prepared_picture():
+    picture = Image.effect_noise((40, 30), 60)
+    row = view(stand_in, picture, 16)
+    features, logits = stand_in(pixels_of(square(picture, 16)))
+    assert row.shape == (1, 9) and row.dtype == torch.float32
+    torch.testing.assert_close(row, torch.cat([features, logits], dim=1))
+
+
+def test_views_come_apart_into_features_and_probabilities():
+    z = torch.randn(5, NUM_FEATURES + NUM_CLASSES)
+    features, probabilities = features_and_probabilities(z)
+    assert torch.equal(features, z[:, :2048]) and probabilities.shape == (5, 1008)
+    torch.testing.assert_close(probabilities, z[:, 2048:].double().softmax(dim=1))
 
 
 # Loading
@@ -94,6 +104,10 @@ def test_the_network_is_asked_for_what_the_metrics_need(library, tmp_path):
     pixels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
     for found, expected in zip(extractor(pixels), stand_in(pixels), strict=True):
         torch.testing.assert_close(found, 2 * expected)
+    viewer = inception_viewer(path, 8)
+    assert viewer.name.startswith("inception-") and viewer.name.endswith("-8")
+    torch.save({"scale": torch.tensor([3.0])}, path)
+    assert inception_viewer(path, 8).name != viewer.name != inception_viewer(path, 9).name
 
 
 def test_weights_that_would_run_code_are_refused(library, tmp_path):
@@ -114,7 +128,7 @@ def test_weights_that_would_run_code_are_refused(library, tmp_path):
 
 def test_an_extra_that_is_missing_is_named(monkeypatch, tmp_path):
     with pytest.raises(RequestError, match="^--inception: .*nothing.pth does not exist"):
-        load_inception(tmp_path / "nothing.pth")
+        inception_viewer(tmp_path / "nothing.pth", 256)
     (tmp_path / "weights.pth").touch()
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     with pytest.raises(RequestError, match=r"is missing; pip install 'unclip\[eval\]'$"):

@@ -142,7 +142,7 @@ def test_what_changed_is_looked_at_again(run, pictures, monkeypatch):
     monkeypatch.setattr(
         index,
         "look_at",
-        lambda clip, path, *rest: looked.append(path.name) or whole(clip, path, *rest),
+        lambda viewer, path, *rest: looked.append(path.name) or whole(viewer, path, *rest),
     )
     said = search(run, pictures, "--text", "a red apple")
     assert said["index"] == {"new": 2, "kept": 4, "removed": 1}
@@ -172,7 +172,7 @@ def test_another_clip_or_a_damaged_index_means_looking_again(run, pictures, tiny
 
 def test_a_search_that_is_stopped_goes_on(pictures, clip, tmp_path, monkeypatch):
     monkeypatch.setattr(index, "SAVE_EVERY", 2)
-    place = tmp_path / "index.safetensors"
+    place, viewer = tmp_path / "index.safetensors", index.viewer_of(clip, "hash")
 
     def stopped(names):
         for number, name in enumerate(names):
@@ -181,12 +181,12 @@ def test_a_search_that_is_stopped_goes_on(pictures, clip, tmp_path, monkeypatch)
             yield name
 
     with pytest.raises(KeyboardInterrupt):
-        index.update(place, pictures, clip, "hash", stopped)
-    known, done = index.update(place, pictures, clip, "hash")
+        index.update(place, pictures, viewer, stopped)
+    known, done = index.update(place, pictures, viewer)
     assert done.kept == 2 and done.new == 4 and len(known.files) == 6
-    fresh, _ = index.update(tmp_path / "fresh.safetensors", pictures, clip, "hash")
-    for name, row in zip(fresh.files, fresh.z_img, strict=True):
-        assert torch.equal(known.z_img[list(known.files).index(name)], row), name
+    fresh, _ = index.update(tmp_path / "fresh.safetensors", pictures, viewer)
+    for name, row in zip(fresh.files, fresh.z, strict=True):
+        assert torch.equal(known.z[list(known.files).index(name)], row), name
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
