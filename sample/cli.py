@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from unclip_sample import latent_words, latents
+from unclip_sample import edit_words, edits, latent_words, latents
 from unclip_sample.outputs import OutputError, plan_outputs
 from unclip_sample.request import Request, RequestError, read_request
 
@@ -21,6 +21,8 @@ EXAMPLES = """examples:
   unclip-sample --prompt "a rocket" --guidance 3 --seed 7 --num-images 4 --output rocket.png
   unclip-sample --prompts prompts.txt --size 256 --output pictures/
   unclip-sample --image cat.png --num-images 4 --output cats/
+  unclip-sample --inpaint cat.png --mask hat.png --prompt "a cat with a hat"
+  unclip-sample --upscale cat.png --size 2048
   unclip-sample --interpolate cat.png "a rocket" --output way.gif
   unclip-sample --image apple.png --text-diff "a green apple" --base "a red apple" --grid
   unclip-sample --from rocket-0002.png --output again.png
@@ -29,7 +31,7 @@ Image i is drawn with seed + i, and comes out the same alone or beside others. S
 fast27, or ddimN (ddim15: the paper's list for the last upsampler).
 """
 SAMPLERS = ("ddpm", "ddim", "dpm++")
-SIZES = (64, 256, 512, 1024)
+SIZES = (64, 256, 512, 1024, 2048, 4096)  # those above a model's largest for --upscale
 DTYPES = ("float32", "bfloat16", "float16")
 BATCH_SIZE = 1  # sums in a larger batch may be rounded otherwise, by a level here and there
 
@@ -53,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_subject(parser.add_argument_group("what to draw"))
     add_settings(parser.add_argument_group("how to draw it"))
+    edit_words.add_words(parser.add_argument_group("with a picture"))
     latent_words.add_words(parser.add_argument_group("with the latent (z_img, x_T)"))
     add_machine(parser.add_argument_group("where and with what"))
     return parser
@@ -166,6 +169,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Check everything that can be checked, load the model, draw, write, report."""
+    if edit_words.wanted(args):
+        return edits.run(args)
     if latent_words.wanted(args):
         return latents.run(args)
     start = time.perf_counter()

@@ -169,6 +169,13 @@ def test_a_picture_depends_on_its_seed_alone(small):
     assert torch.equal(again, alone)
 
 
+def test_one_picture_is_edited_by_several_prompts(small):
+    prompts = [CAPTION, "two green pears", CAPTION]
+    several = small.inpaint(noise_picture(16), hole(16), prompts, seeds=4, output_type="pt").images
+    alone = small.inpaint(noise_picture(16), hole(16), prompts[1], seeds=5, output_type="pt").images
+    torch.testing.assert_close(several[1:2], alone, atol=1e-4, rtol=0)
+
+
 def test_without_words_the_picture_s_own_embedding_leads(small):
     picture, mask = noise_picture(64), hole(64)
     x = torch.from_numpy(levels(picture)).permute(2, 0, 1)[None] / 127.5 - 1
@@ -443,7 +450,10 @@ def test_a_model_without_its_last_stage_edits_and_upscales(small, make_pipe):
         ({"num_resamples": 0}, "^num_resamples: give a number from 1"),
         ({"jump_length": 2.5}, "^jump_length: give a number from 1"),
         ({"size": 100}, "^size: this model draws"),
-        ({"prompt": ["a", "b"], "image": [noise_picture(16)] * 3}, "^prompt: 2 are given for 3"),
+        (
+            {"prompt": ["a", "b"], "image": [noise_picture(16)] * 3},
+            "^prompt: 2 are given where 1 or 3",
+        ),
     ],
 )
 def test_what_cannot_be_inpainted_is_named(small, change, message):

@@ -9,6 +9,7 @@ Shapes: N subjects, B pictures, S pixels a side.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ class Editing:
         size: the largest that the model draws within the picture's own, unless given. Known pixels
             are those of the picture at this size: the picture's own where the sides are equal.
         num_resamples, jump_length: every jump_length steps the decoder goes back as many, until
-            they were run num_resamples times; 4 and 4, but 1 and 4 for an inpainting decoder.
+            they were run num_resamples times; 10 and 4, but 1 time by an inpainting decoder.
 
         Raises:
             ValueError: for a bad argument, by name, before anything runs.
@@ -131,15 +132,22 @@ class Editing:
         self, edit: Edit, image: Pictures, prompt: Any, size: int | None, settings: dict[str, Any]
     ) -> UnCLIPOutput:
         """What a call of the pipeline makes of an edit."""
-        num_subjects = len(edit.pictures)
         if size is None:
             size = fitting_size(self.components, edit.pictures[0].shape[-1])
-        if isinstance(prompt, str):
-            prompt = [prompt] * num_subjects
-        if isinstance(prompt, list | tuple) and len(prompt) != num_subjects:
-            if num_subjects != 1:
-                raise ValueError(f"prompt: {len(prompt)} are given for {num_subjects} pictures")
-        led = prompt is not None or settings.get("image_embeds") is not None
+        prompt = None if prompt is None else arguments.check_texts("prompt", prompt)
+        embeddings = arguments.check_embeddings(
+            settings.get("image_embeds"), self.decoder.config.embedding_dim
+        )
+        given = (edit.pictures, prompt, embeddings)
+        num_subjects = max(len(values) for values in given if values is not None)
+        edit = replace(
+            edit,
+            pictures=arguments.spread("image", edit.pictures, num_subjects),
+            masks=edit.masks and arguments.spread("mask", edit.masks, num_subjects),
+        )
+        if prompt is not None:
+            prompt = arguments.spread("prompt", prompt, num_subjects)
+        led = prompt is not None or embeddings is not None
         settings = {**settings, "return_dict": True, "size": size, "edit": edit}
         return self(prompt, image=None if led else image, **settings)
 

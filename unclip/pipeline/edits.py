@@ -29,7 +29,7 @@ MAX_JUMPS = 1000
 MAX_CANVAS = 8192
 # Of repainting by a decoder that was not trained for it: most of what more jumps would bring.
 NUM_RESAMPLES = 4
-JUMP_LENGTH = 4
+JUMP_LENGTH = 10  # RePaint, section 5
 
 
 @dataclass(frozen=True)
