@@ -5,9 +5,11 @@ channels, which is never guided: it is taken from the conditional prediction.
 
 Sources: CFG = Ho & Salimans 2022 (arXiv 2207.12598), GLIDE = Nichol et al. 2021 (arXiv
 2112.10741), Lin = Lin et al. 2023 (arXiv 2305.08891), Kynk = Kynkaanniemi et al. 2024 (arXiv
-2404.07724), ADM = Dhariwal & Nichol 2021 (arXiv 2105.05233).
+2404.07724), ADM = Dhariwal & Nichol 2021 (arXiv 2105.05233), Imagen = Saharia et al. 2022 (arXiv
+2205.11487).
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -49,6 +51,19 @@ def rescale(guided: Tensor, cond: Tensor, phi: float, learned_variance: bool = F
     ratio = _std(cond_mean) / _std(guided_mean).clamp(min=1e-12)
     factor = (phi * ratio + (1 - phi)).to(guided.dtype)
     return _join(guided_mean * factor, fraction)
+
+
+def dynamic_threshold(x_0_hat: Tensor, percentile: float, max_value: float = math.inf) -> Tensor:
+    """Bring x_0_hat [B, ...] into [-1, 1] without flattening it   (Imagen section 2.3).
+
+    s = the percentile of |x_0_hat| over one sample, within [1, max_value];
+    result = clamp(x_0_hat, -s, s) / s. percentile lies in (0, 1].
+    """
+    sizes = x_0_hat.abs().float().flatten(1)  # [B, d]
+    rank = max(1, round(percentile * sizes.shape[1]))  # torch.quantile has a limit of 2^24 values
+    s = sizes.kthvalue(rank, dim=1).values.clamp(1, max_value)
+    s = s.reshape(-1, *[1] * (x_0_hat.ndim - 1)).to(x_0_hat.dtype)
+    return torch.minimum(torch.maximum(x_0_hat, -s), s) / s
 
 
 def scale_in_interval(

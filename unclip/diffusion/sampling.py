@@ -14,22 +14,29 @@ import functools
 import hashlib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
-    DPMSolverMultistepScheduler,
     SchedulerMixin,
     UnCLIPScheduler,
 )
 from torch import Tensor
 
+from .analytic import optimal_variance, score_norm_at
+from .guidance import dynamic_threshold
+from .samplers import SAMPLER_NAMES, SAMPLERS, check_scheduler_class
 from .schedule import SCHEDULE_NAMES, linear_beta_range
 
-SAMPLERS = ("ddpm", "ddim", "dpm++")
+# Schedulers whose step() raises for a prediction of x_0.
+SPEAK_NO_X_0 = (
+    "EulerAncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+)
 PREDICTION_TYPES = {"eps": "epsilon", "v": "v_prediction", "x_0": "sample"}
 # GLIDE's "fast27": sections of 10, 10, 3, 2 and 2 steps, 999 moved to 997.
 FAST27 = (
@@ -52,36 +59,42 @@ def make_scheduler(
 ) -> SchedulerMixin:
     """Return the diffusers scheduler for a sampler on one of our noise schedules.
 
-    sampler: "ddpm" (ancestral; uses a learned variance, else the lower bound beta~), "ddim" or
-    "dpm++" (second order, deterministic). schedule: "cosine" or "linear". prediction: "eps",
-    "v" or "x_0". clip_range: x_0_hat is clamped to [-clip_range, clip_range] at every step (1
-    for images, about 5 to 10 for a standardised prior), None for never.
-    timestep_spacing: "linspace" for ddpm and "trailing" for the others unless given.
+    sampler: a name of SAMPLERS: "ddpm" (ancestral; uses a learned variance, else the lower bound
+    beta~), "analytic" (ancestral with the optimal variance), "ddim", "dpm++" (second order), ...
+    schedule: "cosine" or "linear". prediction: "eps", "v" or "x_0". clip_range: x_0_hat is clamped
+    to [-clip_range, clip_range] at every step (1 for images, about 5 to 10 for a standardised
+    prior), None for never. timestep_spacing: "linspace" for ancestral samplers of DDPM and
+    "trailing" for the others, unless given.
     ValueError for a name that does not exist or a clip_range that is not positive.
     """
-    _check_choice("sampler", sampler, SAMPLERS)
+    _check_choice("sampler", sampler, SAMPLER_NAMES)
     _check_choice("schedule", schedule, SCHEDULE_NAMES)
     _check_choice("prediction", prediction, tuple(PREDICTION_TYPES))
     if clip_range is not None and not 0 < clip_range < math.inf:
         raise ValueError(f"clip_range must be positive or None, got {clip_range}")
-    common = {
+    class_name, own = SAMPLERS[sampler]
+    ancestral = class_name == "DDPMScheduler"
+    settings = {
         "num_train_timesteps": num_train_timesteps,
         "prediction_type": PREDICTION_TYPES[prediction],
-        "timestep_spacing": timestep_spacing or ("linspace" if sampler == "ddpm" else "trailing"),
+        "timestep_spacing": timestep_spacing or ("linspace" if ancestral else "trailing"),
         **_beta_config(schedule, num_train_timesteps),
+        **(
+            {"variance_type": "learned_range" if learned_variance else "fixed_small"}
+            if ancestral
+            else {}
+        ),
+        "clip_sample": clip_range is not None,
+        "clip_sample_range": clip_range or 1.0,
+        **own,
     }
-    clip = {"clip_sample": clip_range is not None, "clip_sample_range": clip_range or 1.0}
-    if sampler == "ddpm":
-        variance_type = "learned_range" if learned_variance else "fixed_small"
-        return DDPMScheduler(**common, **clip, variance_type=variance_type)
-    if sampler == "ddim":
-        return DDIMScheduler(**common, **clip)
-    # This class clips by thresholding alone, and that divides by the range, so it is a clamp
-    # for a range of 1 only; other ranges stay in the config, where denoise() heeds them.
-    scheduler = DPMSolverMultistepScheduler(
-        **common, thresholding=clip_range == 1, sample_max_value=1.0, solver_order=2
-    )
-    scheduler.register_to_config(**clip)
+    scheduler_class = SAMPLERS[sampler].scheduler_class
+    known = inspect.signature(scheduler_class.__init__).parameters
+    scheduler = scheduler_class(**{key: value for key, value in settings.items() if key in known})
+    # What the class does not know stays in its config, where denoise() heeds it.
+    scheduler.register_to_config(**{k: v for k, v in settings.items() if k not in known})
+    if sampler == "analytic":
+        scheduler.register_to_config(analytic=True)
     return scheduler
 
 
@@ -133,8 +146,7 @@ def denoise(
     generators = list(generators)
     _check_arguments(x_T, scheduler, generators, learned_variance, eta)
     scheduler = _with_timesteps(scheduler, steps)
-    make_step = _ddim_stepper if isinstance(scheduler, DDIMScheduler) else _library_stepper
-    step_once = make_step(scheduler, generators, eta)
+    step_once = _stepper(scheduler, generators, eta)
     timesteps = scheduler.timesteps
     indices = _part(len(timesteps), start, stop)
     x_t = x_T.to(torch.promote_types(x_T.dtype, torch.float32)) * _scale_at(scheduler, start)
@@ -230,18 +242,18 @@ def slerp(a: Tensor, b: Tensor, theta: float | Tensor) -> Tensor:
     """
     if a.shape != b.shape:
         raise ValueError(f"a {tuple(a.shape)} and b {tuple(b.shape)} differ in shape")
-    flat_a, flat_b = a.flatten(1).double(), b.flatten(1).double()
+    flat_a, flat_b = (x.flatten(1).cpu().double() for x in (a, b))  # MPS has no float64
     cosine = torch.nn.functional.cosine_similarity(flat_a, flat_b, dim=1, eps=1e-12)
     if (cosine < -1 + 1e-6).any():
         raise ValueError("a and b point in opposite directions: there is no single path")
     omega = cosine.clamp(-1, 1).acos()
-    theta = torch.as_tensor(theta, dtype=torch.float64, device=a.device).expand(len(a))
+    theta = torch.as_tensor(theta, dtype=torch.float64).cpu().expand(len(a))
     parallel = omega < 1e-4
     safe = torch.where(parallel, torch.ones_like(omega), omega)
     weight_a = torch.where(parallel, 1 - theta, ((1 - theta) * safe).sin() / safe.sin())
     weight_b = torch.where(parallel, theta, (theta * safe).sin() / safe.sin())
     mixed = weight_a[:, None] * flat_a + weight_b[:, None] * flat_b
-    return mixed.reshape(a.shape).to(a.dtype)
+    return mixed.reshape(a.shape).to(a)
 
 
 def child_generators(seeds: Sequence[int], stage: str) -> list[torch.Generator]:
@@ -289,12 +301,12 @@ def _with_timesteps(scheduler: SchedulerMixin, steps: Steps) -> SchedulerMixin:
     explicit = _explicit_timesteps(steps, num_train_timesteps)
     if steps == 1 and isinstance(scheduler, UnCLIPScheduler):
         explicit = [num_train_timesteps - 1]  # it divides by steps - 1
+    elif steps == 1:  # other spacings start one step at 0, or in the middle
+        scheduler.register_to_config(timestep_spacing="trailing")
     if explicit is None:
         scheduler.set_timesteps(steps)
         timesteps = scheduler.timesteps.tolist()
-        if steps == 1 and timesteps[0] < num_train_timesteps - 1:
-            explicit = [num_train_timesteps - 1]  # some spacings start one step at 0
-        elif timesteps[-1] < 0:
+        if timesteps[-1] < 0:
             explicit = timesteps[:-1]  # "trailing" rounds 61 steps and others to one too many
     if explicit is not None:
         _set_explicit_timesteps(scheduler, explicit)
@@ -352,6 +364,17 @@ def _named_timesteps(name: str, num_train_timesteps: int) -> list[int]:
     )
 
 
+def _stepper(
+    scheduler: SchedulerMixin, generators: list[torch.Generator], eta: float
+) -> Callable[[int, Tensor, Tensor, Tensor], Tensor]:
+    """step_once(index, output, x_t, x_in) -> x at the next timestep."""
+    if isinstance(scheduler, DDIMScheduler):
+        return _ddim_stepper(scheduler, generators, eta)
+    if scheduler.config.get("analytic", False):
+        return _analytic_stepper(scheduler, generators)
+    return _library_stepper(scheduler, generators, eta)
+
+
 def _library_stepper(
     scheduler: SchedulerMixin, generators: list[torch.Generator], eta: float
 ) -> Callable[[int, Tensor, Tensor, Tensor], Tensor]:
@@ -384,14 +407,11 @@ def _ddim_stepper(
     abar = _alphas_cumprod(scheduler)
     levels = [abar[t].item() for t in scheduler.timesteps]
     levels.append(float(scheduler.final_alpha_cumprod))
-    config = scheduler.config
+    config, bound = scheduler.config, _bound(scheduler) or (lambda x_0_hat: x_0_hat)
 
     def step_once(index: int, output: Tensor, x_t: Tensor, x_in: Tensor) -> Tensor:
         x_0_hat = _x_0_hat(config.prediction_type, output, x_t, levels[index])
-        if config.thresholding:
-            x_0_hat = scheduler._threshold_sample(_at_least_3d(x_0_hat)).reshape(x_t.shape)
-        elif config.clip_sample:
-            x_0_hat = x_0_hat.clamp(-config.clip_sample_range, config.clip_sample_range)
+        x_0_hat = bound(x_0_hat)
         noise = None
         if eta > 0:
             noise = randn_per_sample(x_t.shape[1:], generators, x_t.device).to(x_t.dtype)
@@ -400,53 +420,100 @@ def _ddim_stepper(
     return step_once
 
 
+def _analytic_stepper(
+    scheduler: DDPMScheduler, generators: list[torch.Generator]
+) -> Callable[[int, Tensor, Tensor, Tensor], Tensor]:
+    """An ancestral step with the optimal variance of Analytic-DPM; see analytic.py.
+
+    E ||eps_hat||^2 / d is what the config's "score_norms" say.
+    """
+    abar, config = _alphas_cumprod(scheduler), scheduler.config
+    timesteps = scheduler.timesteps.tolist()
+    levels = [*(abar[t].item() for t in timesteps), 1.0]
+    bound = _bound(scheduler) or (lambda x_0_hat: x_0_hat)
+    norms = config.get("score_norms")
+    if not norms:
+        raise ValueError("scheduler: the sampler 'analytic' needs score_norms in its config")
+
+    def step_once(index: int, output: Tensor, x_t: Tensor, x_in: Tensor) -> Tensor:
+        level, next_level = levels[index], levels[index + 1]
+        x_0_hat = _x_0_hat(config.prediction_type, output, x_t, level)
+        x_0_hat, alpha = bound(x_0_hat), level / next_level
+        if next_level == 1:  # no noise belongs on top of x_0
+            return x_0_hat
+        mean = math.sqrt(next_level) * (1 - alpha) * x_0_hat  # DDPM eq. 7
+        mean = (mean + math.sqrt(alpha) * (1 - next_level) * x_t) / (1 - level)
+        norm = score_norm_at(norms, timesteps[index], config.num_train_timesteps)
+        sigma = math.sqrt(optimal_variance(level, next_level, norm))
+        noise = randn_per_sample(x_t.shape[1:], generators, x_t.device).to(x_t.dtype)
+        return mean + sigma * noise
+
+    return step_once
+
+
 def _clipping_function(
     scheduler: SchedulerMixin,
 ) -> Callable[[Tensor, Tensor, float], Tensor]:
-    """clip_output(output, x_t, t): the prediction whose x_0_hat is clamped, ready for step().
+    """clip_output(output, x_t, t): the prediction whose x_0_hat is bounded, ready for step().
 
-    Where denoise() has nothing to clip, output comes back as it is. Solvers that accept x_0_hat
-    itself are set to receive it, because eps says little about x_0 at the last timesteps.
+    Where there is nothing to bound or to translate, output comes back as it is. Solvers that accept
+    x_0_hat itself are set to receive it, because eps says little about x_0 at the last timesteps;
+    those that know no x_0_hat receive eps.
     """
-    kind = scheduler.config.prediction_type
-    clip_range = _range_to_clip(scheduler)
-    if clip_range is None:
+    kind, name = scheduler.config.prediction_type, type(scheduler).__name__
+    bound = _bound(scheduler)
+    spoken = "epsilon" if kind == "sample" and name in SPEAK_NO_X_0 else kind
+    if bound is not None and "thresholding" in _parameters(scheduler):
+        spoken = "sample"
+    if bound is None and spoken == kind:
         return lambda output, x_t, t: output
-    takes_x_0 = "thresholding" in inspect.signature(type(scheduler).__init__).parameters
-    scheduler.register_to_config(
-        thresholding=False, prediction_type="sample" if takes_x_0 else kind
-    )
+    _leave_unbounded(scheduler, spoken)
     abar = _alphas_cumprod(scheduler)
 
     def clip_output(output: Tensor, x_t: Tensor, t: float) -> Tensor:
         level = _abar_at(abar, t)
-        x_0_hat = _x_0_hat(kind, output, x_t, level).clamp(-clip_range, clip_range)
-        if takes_x_0 or kind == "sample":
+        x_0_hat = _x_0_hat(kind, output, x_t, level)
+        x_0_hat = x_0_hat if bound is None else bound(x_0_hat)
+        if spoken == "sample":
             return x_0_hat
         eps_hat = (x_t - math.sqrt(level) * x_0_hat) / math.sqrt(1 - level)
-        if kind == "epsilon":
+        if spoken == "epsilon":
             return eps_hat
         return math.sqrt(level) * eps_hat - math.sqrt(1 - level) * x_0_hat
 
     return clip_output
 
 
-def _range_to_clip(scheduler: SchedulerMixin) -> float | None:
-    """The range to which denoise() itself must clip x_0_hat, None where it must not.
+def _bound(scheduler: SchedulerMixin) -> Callable[[Tensor], Tensor] | None:
+    """What the scheduler's config asks to be done to x_0_hat, None for nothing.
 
     Solvers made with from_config() keep the clip_sample of the config they came from but ignore
-    it. A threshold at 1 is a clamp too, and cheaper without the quantile that it never uses.
+    it; here it counts. A threshold at 1 is a clamp too, and cheaper without the quantile that it
+    never uses.
     """
     config = scheduler.config
-    ancestral = isinstance(scheduler, (DDPMScheduler, UnCLIPScheduler))
-    if ancestral or config.get("use_flow_sigmas", False):
+    if config.get("use_flow_sigmas", False):
         return None
     if config.get("thresholding", False):
-        return 1.0 if config.get("sample_max_value", 1.0) <= 1 else None
-    clips_itself = "clip_sample" in inspect.signature(type(scheduler).__init__).parameters
-    if clips_itself or not config.get("clip_sample", False):
+        if config.get("sample_max_value", 1.0) <= 1:
+            return lambda x_0_hat: x_0_hat.clamp(-1, 1)
+        ratio, largest = config.get("dynamic_thresholding_ratio", 0.995), config.sample_max_value
+        return lambda x_0_hat: dynamic_threshold(x_0_hat, ratio, largest)
+    if not config.get("clip_sample", False):
         return None
-    return config.get("clip_sample_range", 1.0)
+    clip_range = config.get("clip_sample_range", 1.0)
+    return lambda x_0_hat: x_0_hat.clamp(-clip_range, clip_range)
+
+
+def _leave_unbounded(scheduler: SchedulerMixin, prediction_type: str) -> None:
+    """Set a copy of a scheduler to take x_0_hat, eps or v as it is given."""
+    off = {key: False for key in ("clip_sample", "thresholding") if key in _parameters(scheduler)}
+    scheduler.register_to_config(prediction_type=prediction_type, **off)
+
+
+def _parameters(scheduler: SchedulerMixin) -> Mapping[str, inspect.Parameter]:
+    """The settings that the class of a scheduler knows."""
+    return inspect.signature(type(scheduler).__init__).parameters
 
 
 def _x_0_hat(prediction_type: str, output: Tensor, x_t: Tensor, abar: float) -> Tensor:
@@ -529,7 +596,8 @@ def _abar_at(abar: Tensor, t: float) -> float:
 
 def _predicted(predict: Predict, x_t: Tensor, t: Tensor, learned_variance: bool) -> Tensor:
     """The network's output in x_t's dtype, its shape checked."""
-    times = torch.full((x_t.shape[0],), t.item(), dtype=t.dtype, device=x_t.device)
+    kind = torch.float32 if t.is_floating_point() else t.dtype  # MPS has no float64
+    times = torch.full((x_t.shape[0],), t.item(), dtype=kind, device=x_t.device)
     output = predict(x_t, times)
     expected = (x_t.shape[0], x_t.shape[1] * (2 if learned_variance else 1), *x_t.shape[2:])
     if output.shape != expected:
@@ -585,10 +653,10 @@ def _check_arguments(
 ) -> None:
     if x_T.ndim < 2 or not x_T.is_floating_point():
         raise ValueError(f"x_T must be noise [B, ...], got {tuple(x_T.shape)} {x_T.dtype}")
-    if not all(hasattr(scheduler, name) for name in ("betas", "scale_model_input", "step")):
-        raise ValueError(
-            f"scheduler must be a diffusion scheduler with betas, got {type(scheduler).__name__}"
-        )
+    try:
+        check_scheduler_class(scheduler)
+    except ValueError as error:
+        raise ValueError(f"scheduler: {error}") from None
     if len(generators) != x_T.shape[0]:
         raise ValueError(f"generators must hold {x_T.shape[0]}, a sample each: {len(generators)}")
     if not 0 <= eta <= 1:
