@@ -18,6 +18,8 @@ _HOME = {
     "TextTransformer": "unclip.models.text_encoder",
     "Upsampler": "unclip.models.upsampler",
     "UnCLIPTextProjModel": "unclip.models.text_proj",
+    "StageSettings": "unclip.pipeline.settings",
+    "Interrupted": "unclip.pipeline.call",
     "UnCLIPPipeline": "unclip.pipeline.pipeline",
     "PrincipalComponents": "unclip.pipeline.principal_components",
     "ModelMixin": "diffusers",

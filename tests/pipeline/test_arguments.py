@@ -1,5 +1,8 @@
 """Bad arguments are refused by name before any network runs; good ones are spread as documented."""
 
+import re
+
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,7 @@ from PIL import Image
 
 from unclip.pipeline import arguments
 from unclip.pipeline.arguments import image_seeds
+from unclip.pipeline.order import check_order
 
 NAN, INF = float("nan"), float("inf")
 WHITE = Image.new("RGB", (8, 8), "white")
@@ -59,9 +63,40 @@ BAD = [
     ("seeds", {"seeds": -1}),
     ("seeds", {"seeds": 1.0}),
     ("seeds", {"seeds": 2**63}),
-    ("output_type", {"output_type": "latent"}),
+    ("output_type", {"output_type": "bogus"}),
+    ("best_of", {"best_of": 0}),
+    ("best_of", {"best_of": 2, "num_images_per_prompt": 3}),
+    ("max_batch_size", {"max_batch_size": 0}),
+    ("text_embeds", {"prompt": None, "text_embeds": torch.ones(1, 32)}),
+    ("stages", {"stages": {"priors": {}}}),
+    ("stages", {"stages": 3}),
+    ("interrupt", {"interrupt": True}),
+    ("callback_on_step_end_tensor_inputs", {"callback_on_step_end_tensor_inputs": ["x"]}),
     ("callback_on_step_end", {"callback_on_step_end": 3}),
 ]
+
+
+BAD_STAGES = [
+    ("decoder", "scheduler", "eulr"),
+    ("decoder", "scheduler", "analytic"),
+    ("prior", "scheduler", "analytic"),  # without its statistics
+    ("decoder", "scheduler", diffusers.LCMScheduler()),
+    ("decoder", "scheduler", diffusers.DDIMScheduler(num_train_timesteps=10)),
+    ("decoder", "scheduler", 3),
+    ("decoder", "steps", 0),
+    ("prior", "guidance_scale", NAN),
+    ("upsampler_256", "guidance_scale", 3),
+    ("decoder", "guidance_interval", (5, 1)),
+    ("decoder", "guidance_interval", 5),
+    ("decoder", "guidance_rescale", 1.5),
+    ("upsampler_256", "guidance_rescale", 0.5),
+    ("decoder", "dynamic_threshold", 0.1),
+    ("prior", "dynamic_threshold", 0.9),
+    ("decoder", "latents", torch.ones(1, 3, 8, 8)),
+    ("decoder", "latents", torch.full((1, 3, 64, 64), NAN)),
+    ("prior", "negative_prompt", 3),
+]
+BAD += [(f"stages['{s}'].{name}", {"stages": {s: {name: value}}}) for s, name, value in BAD_STAGES]
 
 
 @pytest.mark.parametrize(("argument", "given"), BAD)
@@ -70,7 +105,7 @@ def test_bad_arguments_are_named_before_anything_runs(pipe, monkeypatch, argumen
         raise AssertionError("a network ran")
 
     monkeypatch.setattr(type(pipe), "_conditions", run)
-    with pytest.raises(ValueError, match=f"^{argument}: ") as error:
+    with pytest.raises(ValueError, match=f"^{re.escape(argument)}: ") as error:
         pipe(**{"prompt": "a red apple", **given})
     assert "\n" not in str(error.value) and len(str(error.value)) < 250
 
@@ -91,12 +126,17 @@ def test_seeds():
 
 def test_one_value_serves_all_subjects(pipe):
     given = {"prompt": ["a", "b"], "negative_prompt": "c", "num_images_per_prompt": 2}
-    order = pipe._order({**defaults(pipe), **given, "seeds": 4})
-    assert order.captions == ["a", "b"] and order.negatives == ["c", "c"]
-    assert order.seeds == [4, 5, 6, 7] and order.num_repeats == 2
-    order = pipe._order({**defaults(pipe), "prompt": "a", "image_embeds": torch.ones(3, 32)})
+
+    def check(**given):
+        return check_order(pipe.components, pipe.config, {**defaults(pipe), **given})
+
+    order = check(**given, seeds=4)
+    assert order.captions == ["a", "b"]
+    assert order.negatives == {"prior": ["c", "c"], "decoder": ["c", "c"]}
+    assert order.seeds == [4, 5, 6, 7] and order.subjects == [0, 0, 1, 1]
+    order = check(prompt="a", image_embeds=torch.ones(3, 32))
     assert order.captions == ["a"] * 3 and order.embeddings.shape == (3, 32)
-    order = pipe._order({**defaults(pipe), "image": WHITE, "prompt": ["a", "b"]})
+    order = check(image=WHITE, prompt=["a", "b"])
     assert len(order.pictures) == 2 and order.pictures[0].shape == (1, 3, 8, 8)
 
 
@@ -116,7 +156,7 @@ def defaults(pipe):
         ("default_guidance", {"default_guidance": {"decoder": NAN}}),
         ("default_guidance", {"default_guidance": {"upsampler_256": 3}}),
         ("dtype", {"dtype": torch.int8}),
-        ("sampler", {"samplers": {"decoder": "euler"}}),
+        ("sampler", {"samplers": {"decoder": "eulr"}}),
         ("upsampler_1024", {"upsampler_256": None}),
     ],
 )

@@ -297,7 +297,7 @@ def test_a_record_that_was_tampered_with(sample):
         ({"size": 17}, "size"),
         ({"steps": {"decoder": 0}}, "decoder_num_inference_steps"),
         ({"guidance": {"decoder": 1e9}}, "guidance_scale"),
-        ({"sampler": {"decoder": "euler"}}, "sampler"),
+        ({"sampler": {"decoder": "eulr"}}, "sampler"),
         ({"sampler": {"eval": "ddim"}}, "sampler"),
         ({"sampler": "ddim"}, "sampler"),
         ({"dtype": "int8"}, "dtype"),

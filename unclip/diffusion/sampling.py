@@ -465,6 +465,9 @@ def _clipping_function(
     spoken = "epsilon" if kind == "sample" and name in SPEAK_NO_X_0 else kind
     if bound is not None and "thresholding" in _parameters(scheduler):
         spoken = "sample"
+    clips_itself = isinstance(scheduler, (DDPMScheduler, UnCLIPScheduler))
+    if clips_itself and not scheduler.config.get("thresholding", False):
+        bound = None
     if bound is None and spoken == kind:
         return lambda output, x_t, t: output
     _leave_unbounded(scheduler, spoken)
@@ -472,14 +475,13 @@ def _clipping_function(
 
     def clip_output(output: Tensor, x_t: Tensor, t: float) -> Tensor:
         level = _abar_at(abar, t)
+        output, fraction = output[:, : x_t.shape[1]], output[:, x_t.shape[1] :]
         x_0_hat = _x_0_hat(kind, output, x_t, level)
         x_0_hat = x_0_hat if bound is None else bound(x_0_hat)
-        if spoken == "sample":
-            return x_0_hat
         eps_hat = (x_t - math.sqrt(level) * x_0_hat) / math.sqrt(1 - level)
-        if spoken == "epsilon":
-            return eps_hat
-        return math.sqrt(level) * eps_hat - math.sqrt(1 - level) * x_0_hat
+        v_hat = math.sqrt(level) * eps_hat - math.sqrt(1 - level) * x_0_hat
+        said = {"sample": x_0_hat, "epsilon": eps_hat, "v_prediction": v_hat}[spoken]
+        return torch.cat([said, fraction], dim=1)
 
     return clip_output
 

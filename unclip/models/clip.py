@@ -117,6 +117,11 @@ class CLIP(nn.Module):
         """Whether there is a tower for pictures."""
         return hasattr(self.model, "vision_model")
 
+    def placed(self, device: torch.device) -> CLIP:
+        """This CLIP, run on a device to which offloading brings its model."""
+        self.image_mean, self.image_std = self.image_mean.to(device), self.image_std.to(device)
+        return self
+
     def tokenize(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """Captions as vocabulary numbers [B, L] and mask [B, L]; what does not fit is cut."""
         encoded = self.tokenizer(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import align_module_device
 from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
@@ -133,8 +134,9 @@ class Decoder(ModelMixin, ConfigMixin):
 
     def null_z_img(self, batch_size: int) -> Tensor:
         """The learned embedding [B, D] that stands for no picture at all."""
-        null = self.text_proj.learned_classifier_free_guidance_embeddings
-        return null.expand(batch_size, -1) / self.config.z_img_scale
+        with align_module_device(self.text_proj):  # wherever offloading keeps the weights
+            null = self.text_proj.learned_classifier_free_guidance_embeddings
+            return null.expand(batch_size, -1) / self.config.z_img_scale
 
     def forward(
         self,

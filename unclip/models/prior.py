@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import torch
+from accelerate.utils import align_module_device
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
@@ -88,11 +89,19 @@ class Prior(ModelMixin, ConfigMixin):
 
     def normalize(self, z_img: Tensor) -> Tensor:
         """z_img [B, D] as CLIP gives it -> the space in which diffusion runs: (z - mean) / std."""
-        return (z_img - self.transformer.clip_mean) / self.transformer.clip_std
+        mean, std = self._statistics(z_img)
+        return (z_img - mean) / std
 
     def denormalize(self, z_img: Tensor) -> Tensor:
         """The inverse of normalize: z std + mean."""
-        return z_img * self.transformer.clip_std + self.transformer.clip_mean
+        mean, std = self._statistics(z_img)
+        return z_img * std + mean
+
+    def _statistics(self, z_img: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation [1, D] beside z_img, wherever offloading keeps the weights."""
+        with align_module_device(self.transformer):
+            mean, std = self.transformer.clip_mean, self.transformer.clip_std
+            return mean.to(z_img.device), std.to(z_img.device)
 
     def forward(
         self, z_img_t: Tensor, t: Tensor, text: TextEncoding, prefix: Prefix | None = None

@@ -1,28 +1,28 @@
-"""What a call of the pipeline asks for, checked before any network runs.
+"""Values that a call of the pipeline is given, checked before any network runs.
 
 Every fault is a ValueError that begins with the name of the argument and says what to give.
 """
 
 from __future__ import annotations
 
+import difflib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import SchedulerMixin
 from PIL import Image
 from torch import Tensor
 
-from unclip.diffusion.sampling import PREDICTION_TYPES, Steps, timesteps_for
-from unclip.models.clip import NO_PICTURES, text_config_of
+from unclip.diffusion.sampling import Steps, timesteps_for
+from unclip.models.clip import TextEncoding, text_config_of
 from unclip.pictures import to_rgb
+from unclip.pipeline.schedulers import check_scheduler
 
 STAGES = ("prior", "decoder", "upsampler_256", "upsampler_1024")
 GUIDED = ("prior", "decoder")
-OUTPUT_TYPES = ("pil", "np", "pt")
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 MAX_GUIDANCE = 100.0
 MAX_COUNT = 1000  # of pictures of a caption, and of candidates of the prior
 NUM_SEEDS = 2**63
@@ -35,81 +35,6 @@ DEFAULT_STEPS: dict[str, Steps] = {
     "upsampler_1024": "ddim15",
 }
 DEFAULT_GUIDANCE = {"prior": 1.0, "decoder": 3.0}
-
-
-@dataclass(frozen=True)
-class Order:
-    """What is drawn: N subjects, each from a caption, a picture or an embedding, and B pictures."""
-
-    captions: list[str]  # [N], "" where a picture leads
-    negatives: list[str]  # [N]
-    pictures: list[Tensor]  # [N] of [1, 3, S, S] in [-1, 1], or empty
-    embeddings: Tensor | None  # [N, D]
-    num_repeats: int  # pictures a subject
-    seeds: list[int]  # [B], B = N num_repeats
-    stages: dict[str, int]  # the stages that draw, in order, each with the side of its pictures
-    size: int
-    steps: dict[str, Steps]
-    guidance: dict[str, float]
-
-
-def check_order(
-    components: Mapping[str, Any],
-    *,
-    prompt: Any,
-    negative_prompt: Any,
-    image: Any,
-    image_embeds: Any,
-    num_images_per_prompt: Any,
-    size: Any,
-    steps: Mapping[str, Any],
-    guidance: Mapping[str, Any],
-    generator: Any,
-    seeds: Any,
-) -> Order:
-    """The order that a call's arguments describe.
-
-    components: networks and schedulers by name. steps and guidance: what was asked for each stage,
-    by the name of the argument; see resolve_steps.
-    """
-    captions = None if prompt is None else check_texts("prompt", prompt)
-    if image is not None and image_embeds is not None:
-        raise ValueError("image: give image or image_embeds, not both")
-    pictures = [] if image is None else check_pictures(image)
-    embeddings = check_embeddings(image_embeds, components["decoder"].config.embedding_dim)
-    if pictures and not hasattr(components["clip"], "vision_model"):
-        raise ValueError(f"image: {NO_PICTURES}")
-    if captions is None and image is None and image_embeds is None:
-        raise ValueError("prompt: give a caption, a list of captions, image or image_embeds")
-    if components["prior"] is None and image is None and image_embeds is None:
-        raise ValueError("prompt: this model has no prior; give image or image_embeds")
-    leading = len(pictures) if embeddings is None else len(embeddings)
-    num_subjects = max(leading, len(captions or []))
-    negatives = [""] if negative_prompt is None else check_texts("negative_prompt", negative_prompt)
-    stages = check_size(size, components)
-    num_repeats = check_count("num_images_per_prompt", num_images_per_prompt)
-    return Order(
-        captions=spread("prompt", captions or [""], num_subjects),
-        negatives=spread("negative_prompt", negatives, num_subjects),
-        pictures=spread("image", pictures, num_subjects) if pictures else [],
-        embeddings=spread("image_embeds", embeddings, num_subjects),
-        num_repeats=num_repeats,
-        seeds=image_seeds(generator, seeds, num_subjects * num_repeats),
-        stages=stages,
-        size=size or list(stages.values())[-1],
-        steps={
-            stage: check_steps(f"{stage}_num_inference_steps", steps[stage], components, stage)
-            for stage in STAGES
-            if components[stage] is not None
-        },
-        guidance={
-            stage: check_guidance(argument, guidance[stage])
-            for stage, argument in (
-                ("decoder", "guidance_scale"),
-                ("prior", "prior_guidance_scale"),
-            )
-        },
-    )
 
 
 def check_texts(argument: str, value: Any) -> list[str]:
@@ -125,6 +50,24 @@ def check_texts(argument: str, value: Any) -> list[str]:
         except UnicodeEncodeError:
             raise ValueError(f"{argument}: {short(text)} holds half a character") from None
     return list(texts)
+
+
+def check_text_embeds(value: Any, dim: int) -> TextEncoding | None:
+    """Captions as unclip.TextEncoding, which encode() gives."""
+    if value is None:
+        return None
+    if not isinstance(value, TextEncoding) or value.z_txt.shape[-1] != dim:
+        raise ValueError(f"text_embeds: give what encode() returns, of {dim} dimensions")
+    if not all(torch.isfinite(member).all() for member in value[:2]):
+        raise ValueError("text_embeds: all values must be finite")
+    return value
+
+
+def spread_text(text: TextEncoding, num_subjects: int) -> TextEncoding:
+    """A caption for each subject: a single one serves all."""
+    if len(text.z_txt) not in (1, num_subjects):
+        raise ValueError(f"text_embeds: {len(text.z_txt)} are given where 1 or {num_subjects} fit")
+    return text if len(text.z_txt) == num_subjects else text.expand(num_subjects)
 
 
 def spread(argument: str, values: Any, num_subjects: int) -> Any:
@@ -162,23 +105,6 @@ def check_steps(argument: str, value: Any, components: Mapping[str, Any], stage:
     except ValueError as error:
         raise ValueError(f"{argument}: {error}") from None
     return value
-
-
-def check_scheduler(stage: str, network: Any, scheduler: SchedulerMixin | None) -> None:
-    """Refuse a scheduler that reads the network's output as what it is not."""
-    if scheduler is None:
-        raise ValueError(f"{stage}_scheduler: the stage {stage} needs one")
-    prediction = PREDICTION_TYPES[getattr(network.config, "prediction", "x_0")]
-    wanted = {
-        "prediction_type": prediction,
-        "num_train_timesteps": network.config.num_train_timesteps,
-    }
-    for key, value in wanted.items():
-        if scheduler.config.get(key) != value:
-            raise ValueError(
-                f"{stage}_scheduler: its {key} is {scheduler.config.get(key)!r}, but the network "
-                f"was trained for {value!r}"
-            )
 
 
 def check_size(size: Any, components: Mapping[str, Any]) -> dict[str, int]:
@@ -350,9 +276,12 @@ def check_conditions(components: Mapping[str, Any]) -> None:
 
 
 def check_choice(argument: str, value: Any, choices: Sequence[str]) -> None:
-    """Refuse what is none of the choices."""
-    if value not in choices:
-        raise ValueError(f"{argument}: give one of {', '.join(choices)}, not {short(value)}")
+    """Refuse what is none of the choices, and name the nearest."""
+    if isinstance(value, str) and value in choices:
+        return
+    near = difflib.get_close_matches(value, choices, 1) if isinstance(value, str) else []
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    raise ValueError(f"{argument}: give one of {', '.join(choices)}, not {short(value)}{hint}")
 
 
 def check_callback(value: Callable | None) -> None:

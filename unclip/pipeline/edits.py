@@ -9,7 +9,7 @@ Shapes: N subjects, B pictures, S pixels a side.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -46,6 +46,11 @@ class Edit:
     strength: float = 1.0
     num_resamples: int = 1
     jump_length: int = 1
+
+    def select(self, subjects: Sequence[int]) -> Edit:
+        """The edit of pictures that are drawn of these subjects, one after another."""
+        masks = [self.masks[n] for n in subjects] if self.masks else []
+        return replace(self, pictures=[self.pictures[n] for n in subjects], masks=masks)
 
     def beginning(
         self, stage: str, network: nn.Module, side: int, seeds: Sequence[int]

@@ -19,13 +19,7 @@ from threading import Lock
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    SchedulerMixin,
-    UnCLIPScheduler,
-)
+from diffusers import SchedulerMixin, UnCLIPScheduler
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import (
@@ -39,6 +33,7 @@ from transformers import (
     VisionTextDualEncoderModel,
 )
 
+from unclip.diffusion.samplers import SAMPLERS
 from unclip.models.clip import read_pixel_statistics, text_config_of
 from unclip.models.decoder import Decoder
 from unclip.models.prior import Prior
@@ -52,8 +47,11 @@ NETWORKS = {
     "upsampler_256": Upsampler,
     "upsampler_1024": Upsampler,
 }
-SCHEDULERS = (DDPMScheduler, DDIMScheduler, DPMSolverMultistepScheduler, UnCLIPScheduler)
+SAMPLER_CLASSES = dict.fromkeys(each.scheduler_class for each in SAMPLERS.values())
+SCHEDULERS = (*SAMPLER_CLASSES, UnCLIPScheduler)
 OPTIONAL = ("prior", "upsampler_256", "upsampler_1024")
+# What denoise() reads of a scheduler's config where the class itself does not know it.
+HEEDED = {"clip_sample", "clip_sample_range", "timestep_spacing", "analytic", "score_norms"}
 SETTINGS = ("default_steps", "default_guidance")
 
 REMARKS = {"_class_name", "_diffusers_version", "_name_or_path"}  # of diffusers' config files
@@ -242,8 +240,7 @@ def read_scheduler(folder: Path, class_name: str, root: Path) -> SchedulerMixin:
     if config.get("_class_name") != class_name:
         raise ModelFileError(f"{path}: _class_name must be {class_name}")
     known = set(inspect.signature(cls.__init__).parameters)
-    # Solvers that do not clip keep the range in their config for denoise().
-    extra = {"clip_sample", "clip_sample_range"} - known
+    extra = HEEDED - known
     refuse_unknown(path, config, known | extra | REMARKS)
     try:
         scheduler = cls(**{key: value for key, value in config.items() if key in known})

@@ -11,6 +11,11 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 
+from unclip.diffusion.samplers import sampler_name
+from unclip.models.clip import TextEncoding
+from unclip.pipeline.arguments import GUIDED
+from unclip.pipeline.order import Order
+
 Images = list[Image.Image] | np.ndarray | Tensor
 
 
@@ -24,6 +29,9 @@ class UnCLIPOutput(BaseOutput):
         seeds: the seed of each picture.
         low_res: pictures of the earlier stages by their side (64, 256), in the form of images.
         settings: what else it takes to draw them again: stages, steps, guidance, sampler, size.
+        text_embeds: the captions of the pictures as encode() gives them [B].
+        scores: cosine of CLIP's embeddings of each picture and its caption [B], where best_of
+            asked for them.
     """
 
     images: Images
@@ -31,10 +39,17 @@ class UnCLIPOutput(BaseOutput):
     seeds: list[int]
     low_res: dict[int, Images]
     settings: dict[str, Any]
+    text_embeds: TextEncoding | None = None
+    scores: Tensor | None = None
 
 
 def finished(x: Tensor, output_type: str) -> Images:
-    """Pictures [B, 3, S, S] in [-1, 1] in the form that was asked for: "pil", "np" or "pt"."""
+    """Pictures [B, 3, S, S] in [-1, 1] as "pil", "np", "pt" or "latent".
+
+    A "latent" is the last x_0 as it was drawn.
+    """
+    if output_type == "latent":
+        return x.float().cpu()
     x = ((x.float() + 1) / 2).clamp(0, 1).cpu()
     if output_type == "pt":
         return x.contiguous()
@@ -43,3 +58,21 @@ def finished(x: Tensor, output_type: str) -> Images:
         return pixels.numpy()
     levels = (pixels * 255).round().to(torch.uint8).numpy()
     return [Image.fromarray(picture) for picture in levels]
+
+
+def settings_of(order: Order) -> dict[str, Any]:
+    """What a call did, but for captions and seeds, in words that JSON can hold."""
+    names = [*([] if order.led else ["prior"]), *order.stages]
+    chosen = {name: order.settings[name] for name in names}
+    settings = {
+        "stages": names,
+        "steps": {name: one.steps for name, one in chosen.items()},
+        "guidance": {name: chosen[name].guidance_scale for name in names if name in GUIDED},
+        "sampler": {name: sampler_name(one.scheduler) for name, one in chosen.items()},
+        "size": order.size,
+    }
+    for key in ("guidance_interval", "guidance_rescale", "dynamic_threshold"):
+        own = {name: getattr(one, key) for name, one in chosen.items()}
+        own = {name: value for name, value in own.items() if value not in (None, 0)}
+        settings |= {key: own} if own else {}
+    return settings if order.led else {**settings, "num_prior_candidates": order.num_candidates}

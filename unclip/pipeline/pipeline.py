@@ -5,7 +5,9 @@ Shapes: B pictures, D CLIP embedding, S pixels a side.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +18,25 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import CLIPModel, CLIPTokenizer
 
-from unclip.diffusion.sampling import Steps, make_scheduler, timesteps_for
+from unclip.diffusion.samplers import sampler_name
+from unclip.diffusion.sampling import Steps, timesteps_for
 from unclip.models.clip import CLIP, OPENAI_MEAN, OPENAI_STD, TextEncoding
 from unclip.models.decoder import Decoder
 from unclip.models.prior import Prior
 from unclip.models.upsampler import Upsampler
 from unclip.pipeline import arguments, stages
-from unclip.pipeline.arguments import STAGES, Order, check_order
+from unclip.pipeline.arguments import GUIDED, STAGES
+from unclip.pipeline.call import Conditions, best_of, with_advice
 from unclip.pipeline.editing import Editing
 from unclip.pipeline.edits import Edit
 from unclip.pipeline.latents import LatentOperations
 from unclip.pipeline.loading import NETWORKS, read_network
-from unclip.pipeline.output import UnCLIPOutput, finished
+from unclip.pipeline.order import Order, check_order
+from unclip.pipeline.output import UnCLIPOutput, finished, settings_of
 from unclip.pipeline.published.sources import read_model
 from unclip.pipeline.saving import write_clip, write_folder, write_index, write_network
-
-# Ancestral sampling for the prior and the decoder, DDIM for the upsamplers (DALL-E 2, appendix C).
-DEFAULT_SAMPLERS = {
-    "prior": "ddpm",
-    "decoder": "ddpm",
-    "upsampler_256": "ddim",
-    "upsampler_1024": "ddim",
-}
-SAMPLER_NAMES = {
-    "DDPMScheduler": "ddpm",
-    "DDIMScheduler": "ddim",
-    "DPMSolverMultistepScheduler": "dpm++",
-}
+from unclip.pipeline.schedulers import DEFAULT_SAMPLERS, chosen_scheduler, scheduler_for
+from unclip.pipeline.settings import StageSettings
 
 OnStep = Callable[["UnCLIPPipeline", int, int, dict], Mapping[str, Tensor] | None]
 
@@ -174,7 +168,7 @@ class UnCLIPPipeline(LatentOperations, Editing, DiffusionPipeline):
     ) -> UnCLIPPipeline:
         """Join networks, or the folders that training wrote, into a pipeline.
 
-        samplers: "ddpm", "ddim" or "dpm++" by stage, where it should not be that of
+        samplers: names by stage ("ddpm", "ddim", "unipc", ...), where they should not be those of
         DEFAULT_SAMPLERS. The schedulers follow each network's config.
         """
         check_dtype(dtype)
@@ -240,15 +234,43 @@ class UnCLIPPipeline(LatentOperations, Editing, DiffusionPipeline):
 
     def sampler(self, stage: str) -> str:
         """The name of a stage's sampler; of a scheduler that has none, that of its class."""
-        name = type(self.components[f"{stage}_scheduler"]).__name__
-        return SAMPLER_NAMES.get(name, name)
+        return sampler_name(self.components[f"{stage}_scheduler"])
 
-    def use_sampler(self, stage: str, sampler: str) -> None:
-        """Give a stage another sampler: "ddpm", "ddim" or "dpm++"."""
+    def use_sampler(self, stage: str, sampler: str | SchedulerMixin) -> None:
+        """Give a stage another sampler by name ("ddim", "dpm++", "unipc", ...), or a scheduler."""
         arguments.check_choice("stage", stage, STAGES)
-        if self.components[stage] is None:
+        network, own = self.components[stage], self.components[f"{stage}_scheduler"]
+        if network is None:
             raise ValueError(f"stage: this model has no {stage}")
-        setattr(self, f"{stage}_scheduler", scheduler_for(self.components[stage], sampler))
+        chosen = chosen_scheduler("sampler", stage, network, own, sampler)
+        setattr(self, f"{stage}_scheduler", chosen)
+
+    @torch.no_grad()
+    def measure_score_norms(
+        self,
+        captions: Sequence[str] = ("",) * 64,
+        z_img: Tensor | None = None,
+        num_timesteps: int = 64,
+        seed: int = 0,
+    ) -> list[float]:
+        """Estimate E ||eps_hat||^2 / d of the prior at even timesteps, for the sampler "analytic".
+
+        z_img: [N, D] of pictures that the N captions fit; the prior draws them unless given. What
+        is found is kept in the prior's scheduler, and saved with it.
+        """
+        if self.prior is None:
+            raise ValueError("captions: this model has no prior")
+        text = self.encode(captions)
+        seeds = [seed + index for index in range(len(captions))]
+        if z_img is None:
+            scheduler = scheduler_for(self.prior, "ddpm")
+            drawn = self._stage("prior", None, None, scheduler)
+            z_img = stages.sample_prior(drawn, text, text, seeds, 1.0, 1)
+        norms = stages.score_norms(
+            self._stage("prior", None, None), text, z_img, seeds, num_timesteps
+        )
+        self.prior_scheduler.register_to_config(score_norms=norms)
+        return norms
 
     # --- drawing ------------------------------------------------------------------------------
 
@@ -268,124 +290,154 @@ class UnCLIPPipeline(LatentOperations, Editing, DiffusionPipeline):
         num_prior_candidates: int = 2,
         image: Any = None,
         image_embeds: Tensor | None = None,
+        text_embeds: TextEncoding | None = None,
+        stages: Mapping[str, StageSettings | dict] | None = None,
+        best_of: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         seeds: int | list[int] | None = None,
+        max_batch_size: int | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: OnStep | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("x_t",),
+        interrupt: threading.Event | None = None,
         edit: Edit | None = None,
     ) -> UnCLIPOutput | tuple:
         """Draw pictures of captions, or variations of pictures.
 
-        prompt: one caption or several; may be left out where image or image_embeds lead.
+        prompt: one caption or several; may be left out where text_embeds, image or image_embeds
+            lead, which are what encode() gives, pictures, and z_img [N, D].
         negative_prompt: takes the place of the empty text that guidance leads away from.
         guidance_scale, prior_guidance_scale: 0 ignores the caption, 1 does not guide.
-        size: pixels a side; the largest that the model draws, unless given. Half of an
-            upsampler's side (512) is averaged from its whole picture.
+        size: pixels a side, the model's largest unless given; 512 is averaged from 1024.
         ..._num_inference_steps: a number, "fast27", "ddimN", or a descending list of timesteps.
         num_prior_candidates: embeddings the prior draws, of which the nearest to z_txt is kept.
-        image: Pillow images or a tensor [N, 3, H, W] in [0, 1] whose z_img is drawn.
-        image_embeds: z_img [N, D] to draw.
-        seeds: a list with one for each picture, or n for n, n+1, n+2, ...
-        generator: draws the seeds instead; one for all or a list. Without either the system does.
-        output_type: "pil", "np" or "pt".
-        callback_on_step_end: called with (pipeline, step, t, {"stage", "x_t"}) after each step;
-            an "x_t" that it returns takes the place of that one. What it raises ends the call.
+        stages: all that can be said of single stages, see StageSettings; it goes before the others.
+        best_of: pictures drawn for each prompt; the num_images_per_prompt that CLIP ranks highest
+            are kept, and finished by the later stages.
+        seeds, generator: one seed n for n, n+1, n+2, ..., or one for each picture that is drawn; or
+            what draws them. A picture depends on its caption, settings and seed alone.
+        max_batch_size: pictures at a time, where memory is short.
+        output_type: "pil", "np", "pt" or "latent".
+        callback_on_step_end, interrupt: see call.Report; a set interrupt raises Interrupted.
         edit: pictures to begin from or to keep in part; inpaint() and its like hand it over.
 
-        A picture depends on its caption, settings and seed alone: not on the others of the call,
-        and no stage's noise on another stage's steps.
-
-        Raises:
-            ValueError: for a bad argument, by name, before anything runs.
-            FloatingPointError: where a value is not finite, with stage and step.
+        Raises ValueError for a bad argument, by name, before anything runs; FloatingPointError for
+        a value that is not finite, with stage and step; torch.OutOfMemoryError with advice.
         """
-        given = locals()
-        order = self._order(given)
-        text, negative, z_img = self._conditions(order, num_prior_candidates, callback_on_step_end)
-        *earlier, x = self._draw(order, text, negative, z_img, callback_on_step_end, edit)
-        if order.size < x.shape[-1]:
-            x = F.interpolate(x.float(), (order.size, order.size), mode="area")
-        x = x if edit is None else edit.kept(x)
-        low_res = {x_low.shape[-1]: finished(x_low, output_type) for x_low in earlier}
-        settings = self._settings(order, num_prior_candidates)
-        images = finished(x, output_type)
-        output = UnCLIPOutput(images, z_img.cpu(), order.seeds, low_res, settings)
+        order = check_order(self.components, self.config, locals())
+        output = self._finish(order, *self._draw(order, self._conditions(order)))
         return output if return_dict else output.to_tuple()
 
-    def _order(self, given: dict[str, Any]) -> Order:
-        """The checked arguments of a call, defaults filled in."""
-        arguments.check_choice("output_type", given["output_type"], arguments.OUTPUT_TYPES)
-        arguments.check_callback(given["callback_on_step_end"])
-        arguments.check_count("num_prior_candidates", given["num_prior_candidates"])
-        asked = {stage: given[f"{stage}_num_inference_steps"] for stage in STAGES}
-        scales = {"decoder": given["guidance_scale"], "prior": given["prior_guidance_scale"]}
-        same = ("prompt", "negative_prompt", "image", "image_embeds", "num_images_per_prompt")
-        return check_order(
-            self.components,
-            steps={**self.config.default_steps, **present(asked)},
-            guidance={**self.config.default_guidance, **present(scales)},
-            **{name: given[name] for name in (*same, "size", "generator", "seeds")},
+    def _conditions(self, order: Order) -> Conditions:
+        """Captions, negative captions and z_img [B, D] of every picture."""
+        order.report.check()
+        rows = torch.tensor(order.subjects)
+        text = self.encode(order.captions) if order.text is None else order.text
+        negatives = {stage: self.encode(texts) for stage, texts in order.negatives.items()}
+        conditions = Conditions(
+            text.select(rows),
+            {stage: negative.select(rows) for stage, negative in negatives.items()},
+            order.seeds,
+            order.x_T,
+            edit=None if order.edit is None else order.edit.select(order.subjects),
         )
-
-    def _settings(self, order: Order, num_prior_candidates: int) -> dict[str, Any]:
-        """What a call did, but for captions and seeds, in words that JSON can hold."""
-        led = bool(order.pictures) or order.embeddings is not None
-        names = [*([] if led else ["prior"]), *order.stages]
-        settings = {
-            "stages": names,
-            "steps": {name: order.steps[name] for name in names},
-            "guidance": {name: order.guidance[name] for name in names if name in order.guidance},
-            "sampler": {name: self.sampler(name) for name in names},
-            "size": order.size,
-        }
-        return settings if led else {**settings, "num_prior_candidates": num_prior_candidates}
-
-    def _conditions(
-        self, order: Order, num_candidates: int, on_step: OnStep | None
-    ) -> tuple[TextEncoding, TextEncoding, Tensor]:
-        """Caption, negative caption and z_img [B, D] of every picture."""
-        repeats, seeds = order.num_repeats, order.seeds
-        text = self.encode(order.captions).repeat_interleave(repeats)
-        negative = self.encode(order.negatives).repeat_interleave(repeats)
         if order.pictures:
-            z_img = self.encode_images(order.pictures).repeat_interleave(repeats, dim=0)
+            z_img = self.encode_images(order.pictures)[rows]
         elif order.embeddings is not None:
-            z_img = order.embeddings.repeat_interleave(repeats, dim=0)
+            z_img = order.embeddings[rows]
         else:
-            scale, steps = order.guidance["prior"], order.steps["prior"]
-            z_img = self.sample_prior(text, seeds, negative, scale, steps, num_candidates, on_step)
-        return text, negative, z_img
+            batches = conditions.batches(order.max_batch_size)
+            z_img = torch.cat([self._draw_stage("prior", order, batch) for batch in batches])
+        return replace(conditions, z_img=z_img)
 
     def _draw(
-        self,
-        order: Order,
-        text: TextEncoding,
-        negative: TextEncoding,
-        z_img: Tensor,
-        on_step: OnStep | None,
-        edit: Edit | None = None,
-    ) -> list[Tensor]:
-        """The pictures [B, 3, S, S] of every stage that draws."""
+        self, order: Order, conditions: Conditions
+    ) -> tuple[Conditions, list[Tensor], Tensor | None]:
+        """The conditions of the pictures that are kept, every stage's [B, 3, S, S], and scores."""
         drawn: list[Tensor] = []
-        for stage, side in order.stages.items():
-            settings = {"steps": order.steps[stage], "on_step": on_step}
-            if edit is not None:
-                settings |= edit.beginning(stage, self.components[stage], side, order.seeds)
+        scores = None
+        for stage in order.stages:
+            order.report.check()
+            batches = conditions.batches(order.max_batch_size)
+            drawn.append(torch.cat([self._draw_stage(stage, order, batch) for batch in batches]))
+            if order.num_drawn > order.num_kept and stage == self._ranked_at(order):
+                scores = self._scores(drawn[-1], conditions.text)
+                kept = best_of(scores, order.num_drawn, order.num_kept)
+                conditions, scores = conditions.select(kept), scores[kept]
+                drawn = [x[kept] for x in drawn]
+            conditions = replace(conditions, x_low=drawn[-1])
+        return conditions, drawn, scores
+
+    def _draw_stage(self, stage: str, order: Order, batch: Conditions) -> Tensor:
+        """What one stage makes of a batch, on the CPU; with advice where memory runs out."""
+        chosen, seeds = order.settings[stage], batch.seeds
+        settings: dict[str, Any] = {
+            "steps": chosen.steps,
+            "on_step": order.report.on_step(batch),
+            "scheduler": chosen.scheduler,
+            "x_T": batch.x_T.get(stage),
+        }
+        if stage in GUIDED:
+            settings["guidance_interval"] = chosen.guidance_interval
+            settings["guidance_rescale"] = chosen.guidance_rescale
+        if batch.edit is not None and stage in order.stages:
+            network, side = self.components[stage], order.stages[stage]
+            settings |= batch.edit.beginning(stage, network, side, seeds)
+
+        def draw() -> Tensor:
+            if stage not in GUIDED:
+                return self.upsample(batch.x_low, seeds, stage, **settings).cpu()
+            scale, negative = chosen.guidance_scale, batch.negatives[stage]
             if stage == "decoder":
-                scale = order.guidance[stage]
-                x = self.sample_decoder(z_img, text, order.seeds, negative, scale, **settings)
+                drawn = self.sample_decoder(
+                    batch.z_img, batch.text, seeds, negative, scale, **settings
+                )
             else:
-                x = self.upsample(drawn[-1], order.seeds, stage, **settings)
-            drawn.append(x)
-        return drawn
+                settings["num_candidates"] = order.num_candidates
+                drawn = self.sample_prior(batch.text, seeds, negative, scale, **settings)
+            return drawn.cpu()
+
+        return with_advice(draw, stage, len(seeds), self.components[stage].dtype)
+
+    def _ranked_at(self, order: Order) -> str:
+        """The first stage whose pictures are as large as what CLIP sees, or the last."""
+        seen = self.clip.config.vision_config.image_size
+        return next(
+            (stage for stage, side in order.stages.items() if side >= seen), list(order.stages)[-1]
+        )
+
+    def _scores(self, x: Tensor, text: TextEncoding) -> Tensor:
+        """The cosine [B] of CLIP's embeddings of pictures [B, 3, S, S] and of their captions."""
+        z_img = self.encode_images(x.split(1)).cpu()
+        return F.cosine_similarity(z_img, text.z_txt.cpu(), dim=-1)
+
+    def _finish(
+        self, order: Order, conditions: Conditions, drawn: list[Tensor], scores: Tensor | None
+    ) -> UnCLIPOutput:
+        """The pictures in the size and the form that were asked for."""
+        self.maybe_free_model_hooks()
+        *earlier, x = drawn
+        if order.size < x.shape[-1]:
+            x = F.interpolate(x.float(), (order.size, order.size), mode="area")
+        x = x if conditions.edit is None else conditions.edit.kept(x)
+        return UnCLIPOutput(
+            finished(x, order.output_type),
+            conditions.z_img.cpu(),
+            conditions.seeds,
+            {x_low.shape[-1]: finished(x_low, order.output_type) for x_low in earlier},
+            settings_of(order),
+            conditions.text,
+            scores,
+        )
 
     # --- the stages, each usable alone --------------------------------------------------------
 
     def text_and_image_encoder(self) -> CLIP:
         """The clip and the tokenizer of this pipeline as an unclip.CLIP."""
         statistics = {key: self.config[key] for key in ("image_mean", "image_std", "normalize")}
-        return CLIP(self.clip, self.tokenizer, **statistics).to(self.clip.device)
+        clip = CLIP(self.clip, self.tokenizer, **statistics)
+        return clip.placed(stages.execution_device(self.clip))
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> TextEncoding:
@@ -407,11 +459,17 @@ class UnCLIPPipeline(LatentOperations, Editing, DiffusionPipeline):
         steps: Steps | None = None,
         num_candidates: int = 2,
         on_step: OnStep | None = None,
+        x_T: Tensor | None = None,
+        **beginning: Any,
     ) -> Tensor:
-        """Captions to z_img [B, D], always in float32; see stages.sample_prior."""
+        """Captions to z_img [B, D], always in float32; see stages.sample_prior.
+
+        x_T: noise [K, B, D] of K candidates; beginning: other fields of stages.Stage.
+        """
         check_rows(seeds, text.z_txt)
         negative = self._or_empty(negative, len(seeds))
-        stage = self._stage("prior", steps, on_step)
+        x_T = None if x_T is None else x_T.flatten(0, 1)
+        stage = self._stage("prior", steps, on_step, x_T=x_T, **beginning)
         return stages.sample_prior(stage, text, negative, seeds, guidance_scale, num_candidates)
 
     @torch.no_grad()
@@ -487,24 +545,6 @@ class UnCLIPPipeline(LatentOperations, Editing, DiffusionPipeline):
         """A progress bar on a terminal, none elsewhere, as set_progress_bar_config says."""
         settings = getattr(self, "_progress_bar_config", {})
         return tqdm(indices, **{"desc": stage, "disable": None, **settings})
-
-
-def scheduler_for(network: Prior | Decoder | Upsampler, sampler: str) -> SchedulerMixin:
-    """The scheduler that a network was trained for, with the sampler asked for."""
-    config = network.config
-    return make_scheduler(
-        sampler,
-        config.schedule,
-        config.get("prediction", "x_0"),
-        learned_variance=bool(config.get("learned_variance", False)),
-        clip_range=config.get("clip_range", 1.0),
-        num_train_timesteps=config.num_train_timesteps,
-    )
-
-
-def present(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What is not None."""
-    return {key: value for key, value in values.items() if value is not None}
 
 
 def check_rows(seeds: Sequence[int], *tensors: Tensor) -> None:

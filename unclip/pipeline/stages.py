@@ -16,7 +16,8 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Tensor, nn
 
-from unclip.diffusion.guidance import guide
+from unclip.diffusion.analytic import estimate_score_norms
+from unclip.diffusion.guidance import guide, rescale, scale_in_interval
 from unclip.diffusion.sampling import (
     Predict,
     Steps,
@@ -41,7 +42,8 @@ class Stage:
     eta, on_step and progress are those of denoise(); name is the stream of noise, and the stage
     that errors name. x_T [B, ...] is where sampling begins, in place of fresh noise. loop takes
     the place of denoise() where a picture is begun from or kept in part (unclip.diffusion.editing),
-    and known [B, 4, S, S] is that part for a decoder that was trained to see it.
+    and known [B, 4, S, S] is that part for a decoder that was trained to see it. Guidance is used
+    within guidance_interval and rescaled by guidance_rescale; see unclip.diffusion.guidance.
     """
 
     name: str
@@ -54,6 +56,13 @@ class Stage:
     eta: float = 0.0
     loop: Callable[..., Tensor] = denoise
     known: Tensor | None = None
+    guidance_interval: tuple[float, float] | None = None
+    guidance_rescale: float = 0.0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes, which under offloading is not where its weights rest."""
+        return execution_device(self.network)
 
     @property
     def learned_variance(self) -> bool:
@@ -103,25 +112,46 @@ def sample_prior(
     Of K candidates the one with the largest z_img . z_txt is kept (DALL-E 2, section 2.2).
     """
     prior = stage.network
-    text, negative = (t.to(prior.device, torch.float32) for t in (text, negative))
-    streams = [stage.name, *(f"{stage.name} {number}" for number in range(1, num_candidates))]
+    text, negative = (t.to(stage.device, torch.float32) for t in (text, negative))
+    streams = candidate_streams(stage.name, num_candidates)
     generators = [g for stream in streams for g in child_generators(list(seeds), stream)]
     captions = branches(text, negative, guidance_scale)
     every = torch.arange(len(captions) * len(seeds)).view(len(captions), len(seeds))
     prefix = Prefix(every.repeat(1, num_candidates).flatten())  # candidates share their caption's
-    captions = TextEncoding.cat(captions)
+    both, alone = TextEncoding.cat(captions), Prefix(every[0].repeat(num_candidates))
 
     def predict(x_t: Tensor, t: Tensor) -> Tensor:
-        return prior(x_t, t, captions, prefix)
+        if len(x_t) < len(prefix.rows):  # outside of the guidance's interval
+            return prior(x_t, t, captions[0], alone)
+        return prior(x_t, t, both, prefix)
 
-    with torch.autocast(prior.device.type, enabled=False):
+    with torch.autocast(stage.device.type, enabled=False):
         predict = guided(stage, predict, guidance_scale)
         z = sample(stage, predict, (prior.config.embedding_dim,), generators)
-        z = prior.denormalize(z.to(prior.device))
+        z = prior.denormalize(z)
     check_finite(stage.name, "the embedding it ends with", z)
     z = z.reshape(num_candidates, len(seeds), -1)  # [K, B, D]
     best = (z * text.z_txt).sum(dim=-1).argmax(dim=0)  # [B]
     return z[best, torch.arange(len(seeds), device=z.device)]
+
+
+def score_norms(
+    stage: Stage, text: TextEncoding, z_img: Tensor, seeds: Sequence[int], num_timesteps: int
+) -> list[float]:
+    """E ||eps_hat||^2 / d of the prior at even timesteps, over captions and their z_img [N, D]."""
+    prior, scheduler = stage.network, stage.scheduler
+    last = scheduler.config.num_train_timesteps - 1
+    timesteps = [round(last * k / (num_timesteps - 1)) for k in range(num_timesteps)]
+    abar = scheduler.alphas_cumprod.double().cpu()
+    text = text.to(stage.device, torch.float32)
+
+    def eps_hat(x_t: Tensor, t: Tensor) -> Tensor:
+        level = abar[int(t[0])].item()
+        return (x_t - level**0.5 * prior(x_t, t, text)) / (1 - level) ** 0.5
+
+    x_0 = prior.normalize(z_img.to(stage.device).float())
+    generators = child_generators(list(seeds), "score norms")
+    return estimate_score_norms(eps_hat, x_0, abar, timesteps, generators)
 
 
 def sample_decoder(
@@ -151,7 +181,7 @@ def decoder_predictor(
 ) -> Predict:
     """The decoder's guided prediction of (x_t [B, 3, S, S], t [B]) for z_img and captions."""
     decoder = stage.network
-    place = {"device": decoder.device, "dtype": decoder.dtype}
+    place = {"device": stage.device, "dtype": decoder.dtype}
     text, negative = text.to(**place), negative.to(**place)
     null = decoder.null_z_img(len(z_img)).to(**place)
     embeddings = torch.cat(branches(z_img.to(**place), null, guidance_scale))
@@ -161,7 +191,9 @@ def decoder_predictor(
     known = [torch.cat(known)] if known else []
 
     def predict(x_t: Tensor, t: Tensor) -> Tensor:
-        return decoder(x_t.to(decoder.dtype), t, embeddings, rows, *known)
+        used = slice(len(x_t))  # without guidance, the conditional branch alone
+        told = [part[used] for part in known]
+        return decoder(x_t.to(decoder.dtype), t, embeddings[used], rows.select(used), *told)
 
     return guided(stage, predict, guidance_scale)
 
@@ -179,7 +211,7 @@ def upsample(
     share tile_overlap pixels at least; the noise is that of the whole picture.
     """
     upsampler = stage.network
-    x_low = x_low.to(upsampler.device, upsampler.dtype)
+    x_low = x_low.to(stage.device, upsampler.dtype)
     height, width = (4 * side for side in x_low.shape[-2:])
 
     def predict_tile(x_t: Tensor, t: Tensor, tile: tuple[slice, ...]) -> Tensor:
@@ -199,16 +231,20 @@ def upsample(
 
 
 def guided(stage: Stage, predict: Predict, scale: float) -> Predict:
-    """A prediction with classifier-free guidance, where the scale asks for both branches.
+    """A prediction with classifier-free guidance, where the scale and the interval ask for it.
 
-    predict is given as many rows as branches() gives of the conditions.
+    predict is given as many rows as branches() gives of the conditions, or the first half of them
+    where the conditional branch alone is needed.
     """
 
     def guided_predict(x_t: Tensor, t: Tensor) -> Tensor:
-        if scale in (0, 1):
+        now = scale_in_interval(scale, t[0], stage.guidance_interval)
+        if scale in (0, 1) or now == 1:
             return predict(x_t, t).to(x_t)
         output = predict(torch.cat([x_t, x_t]), torch.cat([t, t])).to(x_t)
-        return guide(*output.chunk(2), scale, stage.learned_variance)
+        cond, uncond = output.chunk(2)
+        output = guide(cond, uncond, now, stage.learned_variance)
+        return rescale(output, cond, stage.guidance_rescale, stage.learned_variance)
 
     return guided_predict
 
@@ -217,12 +253,12 @@ def sample(
     stage: Stage, predict: Predict, shape: tuple[int, ...], generators: list[torch.Generator]
 ) -> Tensor:
     """Sample [B, *shape] in float32 from the stage's x_T, or from noise of the generators."""
-    x_T = stage.x_T
-    if x_T is None:
-        x_T = randn_per_sample(shape, generators, stage.network.device)
+    # Drawn in any case, so that the noise of later steps is the same with an x_T that was given.
+    x_T = randn_per_sample(shape, generators)
+    x_T = x_T if stage.x_T is None else stage.x_T
     return stage.loop(
         predict,
-        x_T.to(stage.network.device),
+        x_T.to(stage.device),
         stage.scheduler,
         stage.steps,
         generators,
@@ -232,6 +268,29 @@ def sample(
         stage=stage.name,
         eta=stage.eta,
     )
+
+
+def initial_noise(name: str, shape: tuple[int, ...], seeds: Sequence[int]) -> Tensor:
+    """The x_T [B, *shape] from which a stage begins for these seeds."""
+    return randn_per_sample(shape, child_generators(list(seeds), name))
+
+
+def candidate_streams(name: str, num_candidates: int) -> list[str]:
+    """The stream of noise of each candidate of the prior."""
+    return [name, *(f"{name} {number}" for number in range(1, num_candidates))]
+
+
+def execution_device(network: nn.Module) -> torch.device:
+    """The device on which a network runs, wherever offloading keeps its weights."""
+    for module in network.modules():
+        device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+        for hook in getattr(getattr(module, "_diffusers_hook", None), "hooks", {}).values():
+            group = getattr(hook, "group", None)
+            if group is not None:
+                return torch.device(group.onload_device)
+    return network.device
 
 
 def branches(cond: Any, uncond: Any, scale: float) -> list:
