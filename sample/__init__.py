@@ -1,1 +1,1 @@
-"""Drawing pictures from the command line."""
+"""Drawing and measuring pictures from the command line."""

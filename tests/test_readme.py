@@ -37,6 +37,10 @@ def test_command_parses(command):
         from unclip_sample.rank import parser
 
         parser().parse_args(words)
+    elif name == "unclip-eval":
+        from unclip_sample.evaluation.words import parser
+
+        parser().parse_args(words)
     elif name == "unclip-data":
         from unclip_train.data.cli import build_parser
 

@@ -1,0 +1,209 @@
+"""Where captions and real pictures come from: a folder of drawings, or any captioned pictures.
+
+A data source gives examples by group. Drawings have two: "heldout", pairs of concept and style that
+no network was trained on though the concept was seen in the other styles, and "seen", pairs that
+may have been trained on. Captioned pictures have one, "pairs".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from unclip.pictures import PictureError, open_picture, to_rgb
+from unclip_train.data.captions import noun_phrase
+from unclip_train.data.compose import BACKGROUNDS, over, read_picture
+from unclip_train.data.drawings import (
+    FAMILY_OF_STYLE,
+    METADATA,
+    STYLES,
+    Drawing,
+    evaluation_drawings,
+    files_present,
+    load_drawings,
+)
+from unclip_train.data.held_out import FAMILIES, ICON_FAMILY
+
+CAPTION_KEYS = ("text", "caption", "prompt")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A caption and the real picture that belongs to it; drawings also say what they show.
+
+    pixels() gives the picture, [S, S, 3] uint8.
+    """
+
+    id: str
+    caption: str
+    pixels: Callable[[], np.ndarray] = field(compare=False, repr=False)
+    drawing: Drawing | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def style(self) -> str:
+        """The style of a drawing, "" of another picture."""
+        return "" if self.drawing is None else self.drawing.style
+
+    @property
+    def category(self) -> str:
+        """The category of a drawing, "" of another picture."""
+        return "" if self.drawing is None else self.drawing.category
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Examples by group, all of one size.
+
+    `training` is what a model may have been trained on, styles included that are not asked for.
+    `styles` are those of drawings, empty for other pictures.
+    """
+
+    name: str
+    fingerprint: str
+    size: int
+    groups: dict[str, list[Example]]
+    training: list[Example]
+    styles: tuple[str, ...] = ()
+
+    @property
+    def everything(self) -> list[Example]:
+        """The examples of all groups."""
+        return [example for group in self.groups.values() for example in group]
+
+
+def styled_caption(drawing: Drawing, subject: str | None = None) -> str:
+    """The caption that the evaluation asks for: "a red apple, noto style"."""
+    return f"{subject or noun_phrase(drawing.name)}, {drawing.style} style"
+
+
+def example_of(drawing: Drawing, size: int) -> Example:
+    """A drawing on white with its caption."""
+
+    def pixels() -> np.ndarray:
+        return over(read_picture(drawing.path(size), size), BACKGROUNDS["white"])
+
+    return Example(drawing.id, styled_caption(drawing), pixels, drawing)
+
+
+def open_drawings(folder: Path, size: int, styles: Iterable[str] | None = None) -> DataSource:
+    """The drawings that `unclip-data emoji` renders, of concepts that all families draw.
+
+    styles: of the families of which pairs are held out; all of them unless given.
+
+    Raises:
+        ValueError: for a style that does not exist, or a size that was not rendered.
+    """
+    known = tuple(style for style in STYLES if FAMILY_OF_STYLE[style] in FAMILIES)
+    wanted = known if styles is None else tuple(styles)
+    for style in wanted:
+        if style not in known:
+            raise ValueError(f"--styles: {style!r} is unknown; use {', '.join(known)}")
+    listed = load_drawings(folder)
+    evaluated = {drawing.id for drawing in evaluation_drawings(listed)}
+    present = files_present(folder, size)
+    drawings = [d for d in listed if d.shared and d.style in wanted and d.id in present]
+    heldout = [example_of(d, size) for d in drawings if d.id in evaluated]
+    seen = [example_of(d, size) for d in drawings if not d.held_out]
+    if not seen:
+        raise ValueError(
+            f"--data: {folder} holds no drawing of {size} pixels; render them with "
+            f"`unclip-data emoji --output {folder} --sizes {size}`"
+        )
+    groups = {"heldout": heldout, "seen": seen} if heldout else {"seen": seen}
+    training = [
+        example_of(d, size)
+        for d in listed
+        if d.shared and not d.held_out and d.id in present and d.family != ICON_FAMILY
+    ]
+    used = tuple(style for style in STYLES if any(d.style == style for d in drawings))
+    mark = fingerprint_of(f"{d.id}|{d.name}|{d.held_out}" for d in drawings)
+    return DataSource(folder.name, mark, size, groups, training, used)
+
+
+def open_captioned(folder: Path, size: int) -> DataSource:
+    """A folder of pictures with metadata.jsonl: a file_name and a caption ("text") on each line.
+
+    Of each picture the central square is seen, brought to size x size pixels.
+
+    Raises:
+        ValueError: naming the line that is not such a row.
+    """
+    examples = []
+    for number, line in enumerate((folder / METADATA).read_text("utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            name, caption = row["file_name"], next(row[key] for key in CAPTION_KEYS if key in row)
+            if not isinstance(caption, str) or not caption.strip():
+                raise ValueError("its caption is empty")
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(f"it leaves the folder: {name!r}")
+        except (ValueError, KeyError, TypeError, StopIteration) as error:
+            reason = str(error) or f"it has none of {', '.join(CAPTION_KEYS)}"
+            raise ValueError(f"--data: {METADATA}, line {number}: {reason}") from None
+        pixels = partial(read_square, folder / name, size)
+        examples.append(Example(name, " ".join(caption.split()), pixels))
+    if len({example.caption for example in examples}) < 2:
+        raise ValueError(f"--data: {folder} holds fewer than two captions to tell apart")
+    mark = fingerprint_of(f"{example.id}|{example.caption}" for example in examples)
+    return DataSource(folder.name, mark, size, {"pairs": examples}, examples)
+
+
+def read_square(path: Path, size: int) -> np.ndarray:
+    """The central square of a picture file, [size, size, 3] uint8.
+
+    Raises:
+        ValueError: when it is missing or no picture.
+    """
+    try:
+        with open_picture(path) as opened:
+            picture = to_rgb(opened)
+    except (OSError, PictureError) as error:
+        raise ValueError(f"--data: cannot read {path} ({error})") from None
+    square = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
+    return np.asarray(square)
+
+
+def open_data(address: str, size: int, styles: Iterable[str] | None = None) -> DataSource:
+    """A folder of drawings as `unclip-data emoji` writes it, else one of captioned pictures.
+
+    Raises:
+        FileNotFoundError, ValueError: beginning with the option at fault.
+    """
+    path = Path(address)
+    if not path.is_dir():
+        raise FileNotFoundError(f"--data: there is no folder {address}")
+    if not (path / METADATA).is_file():
+        raise FileNotFoundError(f"--data: {address} holds no {METADATA}")
+    if lists_drawings(path / METADATA):
+        return open_drawings(path, size, styles)
+    if styles:
+        raise ValueError(f"--styles: {address} holds no drawings; leave it out")
+    return open_captioned(path, size)
+
+
+def lists_drawings(path: Path) -> bool:
+    """Whether a metadata.jsonl lists drawings."""
+    with path.open("rb") as file:
+        line = file.readline(1 << 20)
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(row, dict) and {"concept", "family", "style"} <= row.keys()
+
+
+def fingerprint_of(lines: Iterable[str]) -> str:
+    """16 hexadecimal digits that tell a list of lines from others."""
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode() + b"\n")
+    return digest.hexdigest()[:16]
