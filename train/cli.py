@@ -92,11 +92,13 @@ def train(args: argparse.Namespace) -> int:
 
         print(OmegaConf.to_yaml(OmegaConf.structured(config)), end="")
         return 0
+    from unclip_train.data.build import pin_data
     from unclip_train.engine import Engine
 
     if not sys.stderr.isatty():
         silence_progress_bars()
     stage, dataset = make_stage(args.stage, config)
+    pin_data(config.output, dataset)
     Engine(stage, dataset, config).train()
     return 0
 
@@ -115,12 +117,12 @@ def check_paths(config) -> None:
     import os
 
     from unclip_train.config import ConfigError
+    from unclip_train.data.embeddings import read_manifest
+    from unclip_train.data.sources.opening import kind_of
 
-    source = Path(config.data.source)
-    if not (source / "metadata.jsonl").is_file():
-        raise FileNotFoundError(
-            f"data.source: no drawings in {source} (make them: unclip-data emoji --output {source})"
-        )
+    kind_of(config.data.source)
+    if config.data.embeddings:
+        read_manifest(Path(config.data.embeddings))
     for key in ("clip", "init"):
         folder = getattr(config, key, None)
         if folder and not (Path(folder) / "config.json").is_file():
@@ -137,28 +139,13 @@ def make_stage(name: str, config):
     import torch
 
     from unclip_train import clip, decoder, prior, upsampler
-    from unclip_train.data.captions import all_captions
-    from unclip_train.data.dataset import DrawingDataset, UpsamplerDataset
-    from unclip_train.data.drawings import load_drawings
+    from unclip_train.data.build import captions_of, make_dataset
     from unclip_train.data.loader import collate
 
     torch.manual_seed(config.run.seed)  # of the initial weights
-    data = config.data
-    common = {
-        "seed": config.run.seed,
-        "shared_only": data.shared_only,
-        "styles": data.styles,
-        "cache_bytes": int(data.cache_gb * 2**30),
-    }
-    if name == "upsampler":
-        crop, degradation = data.crop or data.size // 4, config.degradation
-        dataset = UpsamplerDataset(data.source, data.size, crop, degradation, **common)
-    else:
-        look = {"plain_share": data.plain_share, "balance": data.balance}
-        dataset = DrawingDataset(data.source, data.size, **look, **common)
+    dataset = make_dataset(name, config)
     if name == "clip":
-        captions = all_captions(load_drawings(config.data.source))
-        return clip.make_stage(config, captions), dataset
+        return clip.make_stage(config, captions_of(dataset, config)), dataset
     if name == "prior":
         return prior.make_stage(config, dataset), dataset
     preview_batch = collate([dataset[position] for position in range(8)])

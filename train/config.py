@@ -26,17 +26,37 @@ class ConfigError(ValueError):
 
 @dataclass
 class DataConfig:
-    """Which drawings a stage sees, and how they are shown."""
+    """Which pictures a stage sees, and how they are shown.
 
-    source: str = "data/emoji"  # folder that unclip-data wrote
+    Drawings are composed from what unclip-data emoji or icons wrote; any other source shows
+    pictures with captions of their own.
+    """
+
+    source: str = "data/emoji"  # a folder, .tar or .parquet files (braces: many), hub:owner/name
     size: int = 64  # pixels a side of the pictures
     crop: int = 0  # pixels a side of the crops that an upsampler learns from; 0: a quarter of size
+    # Of drawings only.
     shared_only: bool = False  # only concepts that every family of artists has drawn
     styles: list[str] | None = None  # all when not given
     plain_share: float = 0.5  # share of single drawings on white; the rest are composed
     balance: str = "concept"  # an epoch holds each "concept", or "drawing", or "pair" of a concept
     cache_gb: float = 8.0  # decoded pictures kept in memory
     workers: int = 1  # processes that prepare batches
+    # Of other sources only.
+    framing: str = "centre"  # largest square in the middle, at a "random" place, or "pad"
+    flip: float = 0.0  # share shown mirrored
+    embeddings: str | None = None  # folder that unclip-data embed wrote, of this source
+    image_column: str = ""  # of a table; the usual names when empty
+    caption_column: str = ""
+    split: str = "train"  # of a Hugging Face dataset, as are the three below
+    subset: str | None = None
+    revision: str | None = None
+    streaming: bool = False  # read forward, keep nothing on disk
+    shuffle_window: int = 0  # shuffle within runs of so many neighbours; 0: shuffle all
+    min_side: int = 0  # pictures with a shorter side are left out
+    max_pixels: int = 64_000_000  # pictures with more are left out
+    max_bad_share: float = 0.05  # of the samples; more stops the run
+    index: str | None = None  # folder for indices of shards; the user's cache when not given
 
 
 @dataclass
@@ -159,6 +179,13 @@ RANGES: dict[str, tuple[float, float]] = {
     "plain_share": (0, 1),
     "cache_gb": (0, math.inf),
     "workers": (0, 256),
+    "size": (4, 2**14),
+    "crop": (0, 2**14),
+    "flip": (0, 1),
+    "shuffle_window": (0, math.inf),
+    "min_side": (0, math.inf),
+    "max_pixels": (1, 178_000_000),
+    "max_bad_share": (0, 1),
     "vocab_size": (514, 2**20),
     "drop_text": (0, 1),
     "drop_z_img": (0, 1),
@@ -175,6 +202,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("no", "bf16", "fp16"),
     "degradation": ("blur", "bsr_light", "bsr"),
     "balance": ("concept", "drawing", "pair"),
+    "framing": ("centre", "random", "pad"),
 }
 SECRET = re.compile(r"\$\{oc\.env:[^}]*(TOKEN|KEY|SECRET|PASSWORD)", re.IGNORECASE)
 

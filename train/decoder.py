@@ -23,6 +23,7 @@ from unclip.diffusion.sampling import (
 from unclip.diffusion.schedule import make_schedule
 from unclip.models.clip import CLIP
 from unclip.models.decoder import Decoder, known_part
+from unclip_train.conditions import image_embeddings
 from unclip_train.config import DecoderConfig, build_network, load_network
 from unclip_train.data.loader import to_unit_range
 from unclip_train.draws import (
@@ -62,7 +63,7 @@ class DecoderStage:
         captions = drop_captions(batch["caption"], self.config.drop_text, generators)
         no_z_img = drop_mask(self.config.drop_z_img, generators).to(device)
         with torch.no_grad():
-            z_img = self.clip.encode_image(x_0)  # [B, D]
+            z_img = image_embeddings(self.clip, batch, device)  # [B, D]
             text = self.clip.encode_text(captions)
         z_img = torch.where(no_z_img[:, None], self.network.null_z_img(len(x_0)), z_img)
 
@@ -103,7 +104,7 @@ class DecoderStage:
         """Real pictures above, and what is drawn from their own z_img and captions below."""
         device = next(network.parameters()).device
         x_0 = to_unit_range(self.preview_batch["image"], device)
-        z_img = self.clip.to(device).encode_image(x_0)
+        z_img = image_embeddings(self.clip.to(device), self.preview_batch, device)
         text = self.clip.encode_text(self.preview_batch["caption"])
         generators = child_generators(list(range(len(x_0))), "preview")
         config = network.config

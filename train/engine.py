@@ -38,7 +38,13 @@ from unclip_train.checkpoint import (
     save_checkpoint,
     unpack_optimizer,
 )
-from unclip_train.config import ConfigError, OptimizerConfig, StageConfig, save_config
+from unclip_train.config import (
+    ConfigError,
+    DataConfig,
+    OptimizerConfig,
+    StageConfig,
+    save_config,
+)
 from unclip_train.data.loader import PositionSampler, make_loader
 
 
@@ -244,6 +250,10 @@ class Engine:
             print(f"{self.stage.name}: {line}", flush=True)
 
 
+PICTURE_KEYS = (
+    *("framing", "flip", "embeddings", "image_column", "caption_column", "split", "subset"),
+    *("revision", "streaming", "shuffle_window", "min_side", "max_pixels"),
+)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -350,6 +360,9 @@ def config_hash(config: StageConfig) -> str:
         facts.pop(key)
     for key in ("steps", "compile", "log_every", "save_every", "preview_every", "keep_checkpoints"):
         facts["run"].pop(key)
-    for key in ("workers", "cache_gb"):
+    for key in ("workers", "cache_gb", "index", "max_bad_share"):
         facts["data"].pop(key)
+    for key in PICTURE_KEYS:  # runs on drawings began before there were these
+        if facts["data"][key] == getattr(DataConfig(), key):
+            facts["data"].pop(key)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

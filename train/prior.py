@@ -20,6 +20,7 @@ from unclip.models.clip import CLIP
 from unclip.models.prior import Prior
 from unclip_train.config import ConfigError, PriorConfig, build_network, load_network
 from unclip_train.data.loader import collate, to_unit_range
+from unclip_train.conditions import image_embeddings
 from unclip_train.draws import draw_noise_like, draw_timesteps, drop_captions
 
 
@@ -42,7 +43,7 @@ class PriorStage:
         self.clip.to(device)
         captions = drop_captions(batch["caption"], self.drop_text, generators)
         with torch.no_grad():
-            z_img = self.clip.encode_image(to_unit_range(batch["image"], device))
+            z_img = image_embeddings(self.clip, batch, device)
             text = self.clip.encode_text(captions)
             z_0 = self.network.normalize(z_img)  # [B, D]
         t = draw_timesteps(self.schedule.num_steps, generators, device)
@@ -75,7 +76,11 @@ def make_stage(config: PriorConfig, dataset: Dataset) -> PriorStage:
         Prior, config.network, embedding_dim=clip.embedding_dim, context=clip.context
     )
     if prior.config.normalization == "statistics":
-        prior.set_statistics(*measure_statistics(clip, dataset, config.statistics_samples))
+        embeddings = getattr(dataset, "embeddings", None)
+        known = (embeddings.mean, embeddings.std) if embeddings is not None else None
+        prior.set_statistics(
+            *(known or measure_statistics(clip, dataset, config.statistics_samples))
+        )
     return PriorStage(prior, clip, config)
 
 

@@ -35,8 +35,9 @@ CACHE_BYTES = 4 * 2**30
 _EPOCH_STREAM, _SAMPLE_STREAM, _PHASE_STREAM = 0, 1, 2
 
 
-def _stream(seed: int, stream: int, number: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, stream, number))))
+def stream(seed: int, kind: int, number: int) -> np.random.Generator:
+    """A generator that depends on nothing but the three numbers."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, kind, number))))
 
 
 def training_drawings(
@@ -90,7 +91,7 @@ class ConceptOrder:
             groups[key].setdefault(drawing.style, []).append(index)
         self.seed = seed
         self.files = [self._interleave(groups[key]) for key in sorted(groups)]
-        self.phases = _stream(seed, _PHASE_STREAM, 0).integers(2**31, size=len(self.files))
+        self.phases = stream(seed, _PHASE_STREAM, 0).integers(2**31, size=len(self.files))
         self.of_style: dict[str, list[list[int]]] = defaultdict(list)
         for key in sorted(groups):
             for style, files in groups[key].items():
@@ -113,7 +114,7 @@ class ConceptOrder:
         epoch, place = divmod(position, len(self))
         place, number = divmod(place, self.num_in_a_row)
         if self._epoch[0] != epoch:
-            order = _stream(self.seed, _EPOCH_STREAM, epoch).permutation(len(self.files))
+            order = stream(self.seed, _EPOCH_STREAM, epoch).permutation(len(self.files))
             self._epoch = (epoch, order)
         concept = int(self._epoch[1][place])
         files = self.files[concept]
@@ -158,7 +159,8 @@ class Pictures:
         return picture
 
 
-def _checked_position(position: int) -> int:
+def checked_position(position: int) -> int:
+    """A position as an int, 0 or more."""
     position = operator.index(position)
     if position < 0:
         raise ValueError(f"position must be 0 or more, not {position}")
@@ -219,9 +221,9 @@ class DrawingDataset(Dataset):
         return len(self.order)
 
     def __getitem__(self, position: int) -> dict:
-        position = _checked_position(position)
+        position = checked_position(position)
         index = self.order[position]
-        rng = _stream(self.seed, _SAMPLE_STREAM, position)
+        rng = stream(self.seed, _SAMPLE_STREAM, position)
         scene = random_scene(rng, self.plain_share)
         indices = [index]
         if scene.kind == "pair":
@@ -265,9 +267,6 @@ class UpsamplerDataset(Dataset):
     dataset[position], for any position >= 0, is {"image": uint8 [3,C,C], "x_low": float32
     [3,C/4,C/4] in [-1,1], "position": int}. x_low is cut from a degraded window that reaches
     beyond the crop, so that a crop's edge looks as it does inside a whole picture.
-
-    "blur": area means over 4x4 pixels, then a Gaussian of 3 pixels and sigma 0.6 (the paper's 64
-    to 256); "bsr" and "bsr_light": the blind degradations of its 256 to 1024.
 
     Args:
         folder: as `unclip-data emoji` writes it.
@@ -328,15 +327,15 @@ class UpsamplerDataset(Dataset):
         return len(self.order)
 
     def __getitem__(self, position: int) -> dict:
-        position = _checked_position(position)
-        rng = _stream(self.seed, _SAMPLE_STREAM, position)
+        position = checked_position(position)
+        rng = stream(self.seed, _SAMPLE_STREAM, position)
         index = self.order[position]
         picture = self.pictures[index]
         if self.drawings[index].style == "icon":
             picture = tint_picture(picture, list(TINTS.values())[int(rng.integers(len(TINTS)))])
         colour = self._background(rng)
         window, (top, left) = self._window(picture, colour, rng)
-        x_low = self._degrade(window, rng)
+        x_low = degrade(window, self.degradation, rng)
         small = self.crop // 4
         x_low = x_low[:, top // 4 : top // 4 + small, left // 4 : left // 4 + small]
         image = window[top : top + self.crop, left : left + self.crop].transpose(2, 0, 1)
@@ -375,16 +374,21 @@ class UpsamplerDataset(Dataset):
             window = np.asarray(Image.fromarray(window).reduce(2))
         return window, (top - y, left - x)
 
-    def _degrade(self, window: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
-        """The quarter-size picture of a window, [3,H/4,W/4] float32 in [-1,1]."""
-        from . import degradation
 
-        if self.degradation == "blur":
-            x = torch.from_numpy(window.transpose(2, 0, 1).astype(np.float32))
-            return degradation.gaussian_blur(F.avg_pool2d(x, 4) / 127.5 - 1.0)
-        variant = "full" if self.degradation == "bsr" else "light"
-        small = degradation.bsr_degrade(window, 4, rng, variant)
-        return torch.from_numpy(small.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1.0)
+def degrade(window: np.ndarray, kind: str, rng: np.random.Generator) -> torch.Tensor:
+    """The quarter-size picture of a window [H,W,3], by one of DEGRADATIONS; [3,H/4,W/4] in [-1,1].
+
+    "blur": area means over 4x4 pixels, then a Gaussian of 3 pixels and sigma 0.6 (the paper's 64
+    to 256); "bsr" and "bsr_light": the blind degradations of its 256 to 1024.
+    """
+    from . import degradation
+
+    if kind == "blur":
+        x = torch.from_numpy(window.transpose(2, 0, 1).astype(np.float32))
+        return degradation.gaussian_blur(F.avg_pool2d(x, 4) / 127.5 - 1.0)
+    variant = "full" if kind == "bsr" else "light"
+    small = degradation.bsr_degrade(window, 4, rng, variant)
+    return torch.from_numpy(small.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1.0)
 
 
 def _part(picture: np.ndarray, top: int, left: int, side: int) -> np.ndarray:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import sys
+from collections import Counter
 from collections.abc import Iterator
 
 import torch
@@ -57,9 +59,69 @@ class PositionSampler(Sampler[list[int]]):
                 yield list(share[start : start + micro_size])
 
 
-def make_loader(dataset: Dataset, sampler: PositionSampler, workers: int) -> DataLoader:
+class BadDataError(RuntimeError):
+    """More of the data is broken than the configuration allows."""
+
+
+class Batches:
+    """Batches of a loader; broken samples, which others stood in for, are counted and named.
+
+    Args:
+        loader: of batches as collate makes them.
+        max_bad_share: of the samples read, once 200 were; a dataset without faults gives None.
+    """
+
+    MIN_READ = 200
+    MAX_NAMED = 5  # of each reason
+
+    def __init__(self, loader: DataLoader, max_bad_share: float | None):
+        self.loader, self.max_bad_share = loader, max_bad_share
+        self.faults: Counter[str] = Counter()
+        self.num_read = 0
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[dict]:
+        batches = iter(self.loader)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except Exception as error:  # of a worker: its last line says what happened
+                line = str(error).strip().splitlines()[-1:]
+                if "Original Traceback" not in str(error) or not line:
+                    raise
+                raise BadDataError(line[0].partition(": ")[2] or line[0]) from error
+            for found in batch.pop("faults", ()):
+                self._count(found)
+            self.num_read += len(batch["position"])
+            self._check()
+            yield batch
+
+    def _count(self, found: list[tuple[str, str]]) -> None:
+        self.num_read += len(found)
+        for reason, name in found:
+            self.faults[reason] += 1
+            if self.faults[reason] <= self.MAX_NAMED:
+                print(f"data: {name}: {reason}; another stands in for it", file=sys.stderr)
+
+    def _check(self) -> None:
+        bad = self.faults.total()
+        if self.max_bad_share is None or self.num_read < self.MIN_READ:
+            return
+        if bad > self.max_bad_share * self.num_read:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.faults.most_common())
+            raise BadDataError(
+                f"data: {bad} of {self.num_read} samples are broken ({reasons}), more than "
+                f"data.max_bad_share {self.max_bad_share} allows; see unclip-data check"
+            )
+
+
+def make_loader(dataset: Dataset, sampler: PositionSampler, workers: int) -> Batches:
     """A loader whose batches depend on positions alone, however many workers prepare them."""
-    return DataLoader(
+    loader = DataLoader(
         dataset,
         batch_sampler=sampler,
         num_workers=workers,
@@ -68,6 +130,7 @@ def make_loader(dataset: Dataset, sampler: PositionSampler, workers: int) -> Dat
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
     )
+    return Batches(loader, getattr(dataset, "max_bad_share", None))
 
 
 def leave_signals_to_parent(worker: int) -> None:

@@ -1,0 +1,86 @@
+"""Which sample stands at a position: a permutation in each epoch that needs no table.
+
+Position p stands in epoch e = p div N at place p mod N, N samples. A permutation of 0 ... n-1 is
+four rounds of a Feistel network on the next even power of two, walked until the number lies below n
+(Black and Rogaway 2002, "Ciphers with arbitrary finite domains", cycle walking).
+"""
+
+import numpy as np
+
+ROUNDS = 4
+_EPOCH_STREAM, _SUBSTITUTE_STREAM = 0, 3
+_MASK = 2**64 - 1
+
+
+class Permutation:
+    """A bijection of 0 ... size-1 that depends on its key alone."""
+
+    def __init__(self, size: int, key: tuple[int, ...]):
+        self.size = size
+        self.half = max(1, -(-(size - 1).bit_length() // 2))  # bits of each half
+        seeds = np.random.SeedSequence(key).generate_state(ROUNDS, np.uint64)
+        self.keys = [int(seed) for seed in seeds]
+
+    def __getitem__(self, place: int) -> int:
+        place = self._encipher(place)
+        while place >= self.size:  # less than 4 times on average
+            place = self._encipher(place)
+        return place
+
+    def _encipher(self, place: int) -> int:
+        mask = (1 << self.half) - 1
+        left, right = place >> self.half, place & mask
+        for key in self.keys:
+            left, right = right, left ^ (_mixed(right + key) & mask)
+        return left << self.half | right
+
+
+def _mixed(x: int) -> int:
+    """The finaliser of splitmix64: every bit of x moves every bit of the result."""
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
+    return x ^ (x >> 31)
+
+
+class SampleOrder:
+    """order[position], for any position >= 0, is the number of a sample; each once an epoch.
+
+    Args:
+        num_samples: N.
+        seed: of the run.
+        window: 0 shuffles all; w shuffles within runs of w neighbours, so that reading stays near
+            one place; the last run is shorter.
+        in_order: whether the runs follow one another as they lie (a stream), or are shuffled too.
+    """
+
+    def __init__(self, num_samples: int, seed: int, window: int = 0, in_order: bool = False):
+        self.num_samples, self.seed = num_samples, seed
+        self.window = min(window or num_samples, num_samples)
+        self.in_order = in_order
+        self._kept: dict[tuple[int, ...], Permutation] = {}
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __getitem__(self, position: int) -> int:
+        epoch, place = divmod(position, self.num_samples)
+        run, inside = divmod(place, self.window)
+        whole_runs = self.num_samples // self.window
+        if run < whole_runs and not self.in_order:
+            run = self._permutation(whole_runs, epoch)[run]
+        size = min(self.window, self.num_samples - run * self.window)
+        return run * self.window + self._permutation(size, epoch, run)[inside]
+
+    def substitute(self, position: int, attempt: int) -> int:
+        """Another sample for one that is broken, near to it where reading must stay near."""
+        first = self[position] // self.window * self.window
+        size = min(self.window, self.num_samples - first)
+        key = (self.seed, _SUBSTITUTE_STREAM, position, attempt)
+        return first + int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] % size)
+
+    def _permutation(self, size: int, *key: int) -> Permutation:
+        if key not in self._kept:
+            if len(self._kept) > 8:
+                self._kept.clear()
+            self._kept[key] = Permutation(size, (self.seed, _EPOCH_STREAM, *key))
+        return self._kept[key]
