@@ -18,9 +18,9 @@ from unclip.diffusion.losses import simple_loss
 from unclip.diffusion.schedule import make_schedule
 from unclip.models.clip import CLIP
 from unclip.models.prior import Prior
+from unclip_train.conditions import image_embeddings
 from unclip_train.config import ConfigError, PriorConfig, build_network, load_network
 from unclip_train.data.loader import collate, to_unit_range
-from unclip_train.conditions import image_embeddings
 from unclip_train.draws import draw_noise_like, draw_timesteps, drop_captions
 
 

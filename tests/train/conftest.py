@@ -1,4 +1,7 @@
-"""A folder of small drawings, as unclip-data would have written it, and the tiny configs."""
+"""Small drawings, small pictures with captions, tar shards of them, and the tiny configs."""
+
+import io
+import tarfile
 
 import numpy as np
 import pytest
@@ -82,3 +85,61 @@ def tiny_clip(drawings_folder, tmp_path_factory):
     stage, dataset = make_stage("clip", config)
     Engine(stage, dataset, config).train()
     return output / "model"
+
+
+def encode_picture(number: int, form: str = "PNG", size: tuple[int, int] = (24, 18)) -> bytes:
+    """The file of a picture that no other number has."""
+    pixels = np.random.default_rng(number).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    with io.BytesIO() as file:
+        Image.fromarray(pixels).save(file, form)
+        return file.getvalue()
+
+
+def pack_tar(members: list[tuple[str, bytes]], form: int = tarfile.USTAR_FORMAT) -> bytes:
+    """A tar archive of names and contents."""
+    with io.BytesIO() as file:
+        with tarfile.open(fileobj=file, mode="w", format=form) as tar:
+            for name, content in members:
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+        return file.getvalue()
+
+
+def list_samples(numbers: range) -> list[tuple[str, bytes]]:
+    """Members of sound samples: a picture and its caption each."""
+    return [
+        member
+        for number in numbers
+        for member in (
+            (f"{number:05d}.png", encode_picture(number)),
+            (f"{number:05d}.txt", f"picture {number}".encode()),
+        )
+    ]
+
+
+@pytest.fixture(scope="session")
+def picture_of():
+    """A function: number, form and size to a picture's file."""
+    return encode_picture
+
+
+@pytest.fixture(scope="session")
+def tar_of():
+    """A function: members to a tar archive."""
+    return pack_tar
+
+
+@pytest.fixture(scope="session")
+def samples():
+    """A function: numbers to members of sound samples."""
+    return list_samples
+
+
+@pytest.fixture(scope="session")
+def pictures_folder(tmp_path_factory):
+    """20 pictures of 24 x 18 with captions in texts beside them; read only."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for name, content in list_samples(range(20)):
+        (folder / name).write_bytes(content)
+    return folder

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
+import os
 import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
+from multiprocessing.synchronize import Event
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -85,15 +90,18 @@ class Batches:
     def __iter__(self) -> Iterator[dict]:
         batches = iter(self.loader)
         while True:
+            failure = None
             try:
                 batch = next(batches)
             except StopIteration:
                 return
-            except Exception as error:  # of a worker: its last line says what happened
-                line = str(error).strip().splitlines()[-1:]
-                if "Original Traceback" not in str(error) or not line:
+            except Exception as error:
+                if "Original Traceback" not in str(error):
                     raise
-                raise BadDataError(line[0].partition(": ")[2] or line[0]) from error
+                failure = told_by_worker(error)
+            if failure is not None:
+                del batches  # the workers stop here and now, not whenever garbage is collected
+                raise failure
             for found in batch.pop("faults", ()):
                 self._count(found)
             self.num_read += len(batch["position"])
@@ -121,22 +129,39 @@ class Batches:
 
 def make_loader(dataset: Dataset, sampler: PositionSampler, workers: int) -> Batches:
     """A loader whose batches depend on positions alone, however many workers prepare them."""
+    closing = multiprocessing.Event()
+    atexit.register(closing.set)  # before multiprocessing asks its children to end
     loader = DataLoader(
         dataset,
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=collate,
-        worker_init_fn=leave_signals_to_parent if workers else None,
+        worker_init_fn=partial(leave_signals_to_parent, closing) if workers else None,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
     )
     return Batches(loader, getattr(dataset, "max_bad_share", None))
 
 
-def leave_signals_to_parent(worker: int) -> None:
-    """A stopped run still needs its workers for the update in progress."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+def told_by_worker(error: Exception) -> BadDataError:
+    """What a worker's error says on its last line; the whole is kept as a note."""
+    text = str(error).strip()
+    line = text.splitlines()[-1]
+    failure = BadDataError(line.partition(": ")[2] or line)
+    failure.add_note(text)
+    error.__traceback__ = None  # it holds the loader's iterator
+    return failure
+
+
+def leave_signals_to_parent(closing: Event, worker: int) -> None:
+    """A stopped run still needs its workers for the update in progress, until the parent ends."""
+
+    def end(number, frame) -> None:
+        if closing.is_set():
+            os._exit(0)
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def collate(samples: list[dict]) -> dict:

@@ -4,7 +4,6 @@ Rows may hold a picture as its file's bytes, as {"bytes", "path"}, or as a path.
 """
 
 from collections.abc import Iterable
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +88,7 @@ class StreamSource:
         )
         self.dataset = undecoded(dataset, self.image_column)
         self.fingerprint = hash_of([name, str(length)])
-        self._number, self._rows, self._next = -1, [], None
+        self._number, self._rows, self._windows = -1, {}, None
 
     def __len__(self) -> int:
         return self.length
@@ -100,25 +99,27 @@ class StreamSource:
 
     def captions(self, index: int) -> tuple[str, ...]:
         """The row's caption, or captions."""
-        return clean_captions(self._row(index)[self.caption_column], self.name(index))
+        return clean_captions(self._cell(index, self.caption_column), self.name(index))
 
     def picture(self, index: int) -> bytes:
         """The picture's file."""
-        return picture_bytes(self._row(index)[self.image_column], self.folder, self.name(index))
+        cell = self._cell(index, self.image_column)
+        return picture_bytes(cell, self.folder, self.name(index))
 
-    def _row(self, index: int) -> dict[str, Any]:
+    def _cell(self, index: int, column: str) -> Any:
         number, place = divmod(index, self.window)
         if number != self._number:
-            if self._next is None or number != self._number + 1:
-                self._next = iter(self.dataset.skip(number * self.window))
-            self._rows = list(islice(self._next, self.window))
-            self._number = number
-        if place >= len(self._rows):
+            if self._windows is None or number != self._number + 1:
+                # Whole windows: rows one by one would be dealt out among a loader's processes.
+                self._windows = self.dataset.skip(number * self.window).iter(self.window)
+            self._rows, self._number = next(self._windows, {}), number
+        cells = self._rows.get(column, ())
+        if place >= len(cells):
             raise BadSample(UNREADABLE, self.name(index))
-        return self._rows[place]
+        return cells[place]
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_number": -1, "_rows": [], "_next": None}
+        return self.__dict__ | {"_number": -1, "_rows": {}, "_windows": None}
 
 
 def find_columns(names: list[str] | None, image: str, caption: str, where: str) -> tuple[str, str]:
