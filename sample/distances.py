@@ -1,9 +1,10 @@
 """How far drawn pictures lie from real ones, folder against folder.
 
 By the features of Inception (FID, KID, Inception Score, precision and recall, as published figures
-are made) or of a CLIP (CMMD, and the same distances among its embeddings). What is said names the
-extractor, the resize and the numbers of pictures: without these three, figures do not compare. What
-a network has seen of a folder is kept in the user's cache, so that a run which is stopped goes on.
+are made) or of a CLIP (CMMD, and FID's and KID's distances among its embeddings). What is said
+names the extractor, the resize and the numbers of pictures: without these three, figures do not
+compare. What a network has seen of a folder is kept in the user's cache, so that a run which is
+stopped goes on.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ LEAST_PICTURES = 4  # precision and recall look for the third neighbour
 # What is measured
 
 
-def measure(real: Tensor, drawn: Tensor) -> dict[str, Any]:
-    """All that the features of real [N, D] and drawn [M, D] pictures allow.
+def measure(real: Tensor, drawn: Tensor, frechet: str, kernel: str) -> dict[str, Any]:
+    """What the features of real [N, D] and drawn [M, D] pictures allow.
 
-    FID is left out, with the reason, where there are too few pictures for it.
+    frechet, kernel: what the two distances are called: FID and KID are names for Inception's. The
+    first is left out, with the reason, where there are too few pictures for it.
     """
     from unclip.metrics.frechet import frechet_distance
     from unclip.metrics.kid import kernel_distance_of_subsets
@@ -42,28 +44,28 @@ def measure(real: Tensor, drawn: Tensor) -> dict[str, Any]:
 
     said: dict[str, Any] = {}
     try:
-        said["FID"] = frechet_distance(real, drawn)
+        said[frechet] = frechet_distance(real, drawn)
     except ValueError as error:
         if "too few" not in str(error):
             raise
         reason = str(error).replace("x:", "real:", 1).replace("y:", "drawn:", 1)
-        said |= {"FID": None, "FID left out": reason}
-    size = min(KID_SUBSET, len(real), len(drawn))
+        said |= {frechet: None, f"{frechet} left out": reason}
+    size = min(KID_SUBSET, len(real) // 2, len(drawn) // 2)  # halves, so that the spread says much
     kid = kernel_distance_of_subsets(real, drawn, subset_size=size)
-    said["KID"] = {"mean": kid.mean, "std": kid.std, "subset_size": size}
+    said[kernel] = {"mean": kid.mean, "std": kid.std, "subset_size": size}
     found = precision_recall(real, drawn)
     return {**said, "precision": found.precision, "recall": found.recall}
 
 
 def measure_inception(real: Tensor, drawn: Tensor) -> dict[str, Any]:
-    """The same, and the Inception Score of the drawn pictures; both [N, 2048 + 1008]."""
+    """FID, KID, precision and recall, and the drawn pictures' IS; both [N, 2048 + 1008]."""
     import torch
 
     from unclip.metrics.inception import inception_score
     from unclip_sample.inception import features_and_probabilities
 
     (x, _), (y, probabilities) = map(features_and_probabilities, (real, drawn))
-    said = measure(x, y)
+    said = measure(x, y, "FID", "KID")
     if len(y) >= LEAST_FOR_IS:
         # Files stand in the order of their names; a split must not be a kind of picture.
         order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
@@ -73,10 +75,11 @@ def measure_inception(real: Tensor, drawn: Tensor) -> dict[str, Any]:
 
 
 def measure_clip(real: Tensor, drawn: Tensor) -> dict[str, Any]:
-    """The same, and CMMD; both [N, D] embeddings."""
+    """CMMD, as published and without bias, and the distances of FID and KID; both [N, D]."""
     from unclip.metrics.cmmd import cmmd
 
-    return {"CMMD": cmmd(real, drawn), **measure(real, drawn)}
+    said = {"CMMD": cmmd(real, drawn), "CMMD unbiased": cmmd(real, drawn, unbiased=True)}
+    return said | measure(real, drawn, "Frechet distance", "kernel distance")
 
 
 # The pictures

@@ -121,8 +121,10 @@ def test_what_was_seen_is_not_looked_at_again(folders, run, by_stand_in, monkeyp
 def test_by_clip_cmmd_is_measured_and_fid_left_out_with_the_reason(folders, run, tiny_model):
     words = ("--real", folders / "real", "--drawn", folders / "blurred", "--clip", tiny_model)
     said = json.loads(run(distances.add_distances, *words, "--format", "json"))
-    assert said["FID"] is None
-    assert said["FID left out"].startswith("real: too few pictures for FID, 12 for 32 features")
+    assert said["Frechet distance"] is None and "FID" not in said
+    assert said["Frechet distance left out"].startswith(
+        "real: too few pictures for FID, 12 for 32 features"
+    )
     clip = load_clip(find_clip(str(tiny_model)))
     z = [
         embed_pictures(clip, [Image.open(path) for path in sorted(folder.iterdir())])
@@ -130,8 +132,9 @@ def test_by_clip_cmmd_is_measured_and_fid_left_out_with_the_reason(folders, run,
     ]
     assert said["CMMD"] == pytest.approx(cmmd(*z)) and "Inception Score" not in said
     text = run(distances.add_distances, *words)
-    assert "FID left out: real: too few" in text and f"num_drawn: {NUM}" in text
-    assert "KID: " in text and f"subset_size {NUM}" in text and "FID: None" not in text
+    assert "Frechet distance left out: real: too few" in text and f"num_drawn: {NUM}" in text
+    assert "kernel distance: " in text and f"subset_size {NUM // 2}" in text and "None" not in text
+    assert said["CMMD unbiased"] == pytest.approx(cmmd(*z, unbiased=True)) and "None" not in text
 
 
 def test_mistakes_are_one_line(folders, run, by_stand_in, tmp_path):
@@ -153,7 +156,7 @@ def test_mistakes_are_one_line(folders, run, by_stand_in, tmp_path):
 
 def test_features_that_are_not_finite_are_no_missing_fid():
     with pytest.raises(ValueError, match="not finite"):
-        distances.measure(torch.randn(20, 3), torch.full((20, 3), torch.nan))
+        distances.measure_clip(torch.randn(20, 3), torch.full((20, 3), torch.nan))
 
 
 # COCO-30k
