@@ -14,6 +14,15 @@ from unclip import CLIP, Decoder, Prior, UnCLIPPipeline, Upsampler
 
 CONTEXT = 16
 WIDTH = 32
+DECODER = {
+    "stem": 2,
+    "channels": (32, 32),
+    "num_blocks": 1,
+    "attention_levels": (False, True),
+    "head_dim": 16,
+    "context_dim": 32,
+    "z_img_scale": WIDTH**0.5,
+}
 STEPS = {"prior": 3, "decoder": 3, "upsampler_256": 2, "upsampler_1024": 1}
 
 
@@ -54,23 +63,16 @@ def make_clip(picture_tower: str = "vit") -> CLIP:
     return CLIP(model_class(config).eval(), tokenizer, (0.5, 0.4, 0.3), (0.25, 0.2, 0.3))
 
 
-def make_stages() -> dict:
-    """Random networks of each stage, in which both the conditions and the noise show."""
+def make_stages(decoder: dict) -> dict:
+    """Random networks of each stage, in which both the conditions and the noise show.
+
+    decoder: arguments of the decoder that should be others.
+    """
     common = {"num_blocks": 1, "dropout": 0.0, "prediction": "x_0"}
     stages = {
         "clip": make_clip(),
         "prior": Prior(WIDTH, CONTEXT, num_layers=2, num_heads=2, head_dim=16),
-        "decoder": Decoder(
-            WIDTH,
-            CONTEXT,
-            stem=2,
-            channels=(32, 32),
-            num_blocks=1,
-            attention_levels=(False, True),
-            head_dim=16,
-            context_dim=32,
-            z_img_scale=WIDTH**0.5,
-        ),
+        "decoder": Decoder(WIDTH, CONTEXT, **{**DECODER, **decoder}),
         "upsampler_256": Upsampler(256, stem=8, channels=(16, 16), norm_groups=8, **common),
         "upsampler_1024": Upsampler(
             1024, stem=16, channels=(8, 8), norm_groups=8, schedule="linear", **common
@@ -82,11 +84,16 @@ def make_stages() -> dict:
     return stages
 
 
-def new_pipe(**overrides) -> UnCLIPPipeline:
-    """A new tiny pipeline; overrides are arguments of from_stages."""
+def new_pipe(decoder_config: dict | None = None, **overrides) -> UnCLIPPipeline:
+    """A new tiny pipeline; overrides are arguments of from_stages, decoder_config of Decoder."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        parts = {**make_stages(), "default_steps": STEPS, "default_guidance": 2.0, **overrides}
+        parts = {
+            **make_stages(decoder_config or {}),
+            "default_steps": STEPS,
+            "default_guidance": 2.0,
+            **overrides,
+        }
         pipe = UnCLIPPipeline.from_stages(**parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from unclip import Decoder, PrincipalComponents
+from unclip import PrincipalComponents
 from unclip.pipeline.arguments import check_pictures
 from unclip.pipeline.latents import text_difference
 
@@ -17,12 +17,13 @@ STEPS = 6
 @pytest.fixture(scope="module")
 def smooth(make_pipe):
     """A tiny pipeline whose decoder is smooth, as a trained one is, and sampled by DDIM."""
-    config = {k: v for k, v in make_pipe().decoder.config.items() if not k.startswith("_")}
-    decoder = Decoder(**{**config, "stem": 8, "prediction": "v", "learned_variance": False})
+    pipe = make_pipe(
+        decoder_config={"stem": 8, "prediction": "v", "learned_variance": False},
+        default_steps={"prior": 2, "decoder": STEPS},
+        default_guidance=1.0,
+    )
     with torch.no_grad():
-        decoder.unet.conv_out.weight.mul_(0.3)
-    steps = {"prior": 2, "decoder": STEPS}
-    pipe = make_pipe(decoder=decoder, default_steps=steps, default_guidance=1.0)
+        pipe.decoder.unet.conv_out.weight.mul_(0.3)
     pipe.use_sampler("decoder", "ddim")
     pipe.decoder_scheduler.register_to_config(clip_sample=False)
     return pipe
