@@ -8,18 +8,15 @@ from pathlib import Path
 
 from unclip_sample.cli import count, seed
 from unclip_sample.outputs import OutputError, check_writable
+from unclip_sample.preference.page import QUESTIONS
 from unclip_sample.request import RequestError
-
-QUESTION_NAMES = ("quality", "realism", "caption", "diversity")
 
 
 def add_page(parser: argparse.ArgumentParser) -> None:
     """Options of the word that makes a page."""
     parser.add_argument("folders", nargs=2, metavar="FOLDER", help="pictures of the same names")
     parser.add_argument("--output", required=True, metavar="FILE.html", help="page for the voters")
-    parser.add_argument(
-        "--questions", nargs="+", choices=QUESTION_NAMES, default=["quality", "caption"]
-    )
+    parser.add_argument("--questions", nargs="+", choices=QUESTIONS, default=["quality", "caption"])
     parser.add_argument(
         "--captions", metavar="FILE", help="JSON, by picture's name; else what the PNGs say"
     )
