@@ -14,6 +14,7 @@ _HOME = {
     "CLIP": "unclip.models.clip",
     "TextEncoding": "unclip.models.clip",
     "Prior": "unclip.models.prior",
+    "LaionPrior": "unclip.models.laion_prior",
     "Decoder": "unclip.models.decoder",
     "TextTransformer": "unclip.models.text_encoder",
     "Upsampler": "unclip.models.upsampler",

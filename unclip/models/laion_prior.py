@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from unclip.models.clip import TextEncoding
+from unclip.models.prior_transformer import Prefix
 
 NUM_BUCKETS, MAX_DISTANCE = 32, 128  # of relative positions
 ROTARY_DIM = 32
@@ -90,12 +91,18 @@ class LaionPrior(ModelMixin, ConfigMixin):
         """What guidance leads away from: captions without a token, whatever text says."""
         return text._replace(text_mask=torch.zeros_like(text.text_mask))
 
-    def forward(self, z_img_t: Tensor, t: Tensor, text: TextEncoding) -> Tensor:
+    def forward(
+        self, z_img_t: Tensor, t: Tensor, text: TextEncoding, prefix: Prefix | None = None
+    ) -> Tensor:
         """Noised embedding [B, D] (normalised space), t [B], caption -> z_img_hat [B, D] there.
+
+        prefix: says which of the N captions belongs to each of the B embeddings.
 
         A caption without a token, its mask all False, is none: learned embeddings stand for it,
         and for the noised embedding too, as the published network was trained.
         """
+        if prefix is not None:
+            text = text.select(prefix.rows.to(z_img_t.device))
         is_given = text.text_mask.any(dim=1)[:, None, None]  # [B, 1, 1]
         is_token = text.text_mask & (text.tokens != 0)  # [B, L], token 0 counts as padding
         text_states = torch.where(is_token[..., None], text.text_states, self.null_text_encodings)

@@ -103,6 +103,10 @@ class Prior(ModelMixin, ConfigMixin):
             mean, std = self.transformer.clip_mean, self.transformer.clip_std
             return mean.to(z_img.device), std.to(z_img.device)
 
+    def unconditional(self, text: TextEncoding) -> TextEncoding:
+        """What guidance leads away from: the text as it is, usually the empty caption."""
+        return text
+
     def forward(
         self, z_img_t: Tensor, t: Tensor, text: TextEncoding, prefix: Prefix | None = None
     ) -> Tensor:

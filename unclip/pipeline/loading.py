@@ -36,16 +36,17 @@ from transformers import (
 from unclip.diffusion.samplers import SAMPLERS
 from unclip.models.clip import read_pixel_statistics, text_config_of
 from unclip.models.decoder import Decoder
+from unclip.models.laion_prior import LaionPrior
 from unclip.models.prior import Prior
 from unclip.models.upsampler import Upsampler
 from unclip.pipeline.folder import INDEX_NAME
 from unclip.pipeline.pickles import PickleError, read_pickle
 
 NETWORKS = {
-    "prior": Prior,
-    "decoder": Decoder,
-    "upsampler_256": Upsampler,
-    "upsampler_1024": Upsampler,
+    "prior": (Prior, LaionPrior),
+    "decoder": (Decoder,),
+    "upsampler_256": (Upsampler,),
+    "upsampler_1024": (Upsampler,),
 }
 SAMPLER_CLASSES = dict.fromkeys(each.scheduler_class for each in SAMPLERS.values())
 SCHEDULERS = (*SAMPLER_CLASSES, UnCLIPScheduler)
@@ -80,13 +81,13 @@ def read_pipeline(folder: Path, dtype: torch.dtype, root: Path | None = None) ->
     index = read_index(folder, root)
     clip, tokenizer = read_clip(folder / "clip", root, index["clip"])
     parts = {"clip": clip, "tokenizer": tokenizer, **read_pixel_statistics(folder / "clip")}
-    for name, cls in NETWORKS.items():
+    for name, classes in NETWORKS.items():
         scheduler = f"{name}_scheduler"
         if index[name] is None:
             parts |= {name: None, scheduler: None}
             continue
         kind = torch.float32 if name == "prior" else dtype
-        parts[name] = read_network(cls, folder / name, kind, root)
+        parts[name] = read_network(classes, folder / name, kind, root)
         parts[scheduler] = read_scheduler(folder / scheduler, index[scheduler], root)
     return parts | {name: index[name] for name in SETTINGS if name in index}
 
@@ -99,9 +100,9 @@ def read_index(folder: Path, root: Path) -> dict:
         raise ModelFileError(f"{path}: _class_name must be UnCLIPPipeline")
     allowed = {"clip": [("transformers", name) for name in CLIP_CLASSES]}
     allowed["tokenizer"] = [("transformers", "CLIPTokenizer")]
-    for name, cls in NETWORKS.items():
+    for name, classes in NETWORKS.items():
         absent = [(None, None)] if name in OPTIONAL else []
-        allowed[name] = [("unclip", cls.__name__), *absent]
+        allowed[name] = [*(("unclip", cls.__name__) for cls in classes), *absent]
         allowed[f"{name}_scheduler"] = [("diffusers", s.__name__) for s in SCHEDULERS] + absent
     refuse_unknown(path, index, {*allowed, *SETTINGS} | REMARKS)
     for name, choices in allowed.items():
@@ -121,13 +122,17 @@ def str_or_none(value: object) -> str | None:
     return value if value is None or isinstance(value, str) else ""
 
 
-def read_network(cls: type, folder: Path, dtype: torch.dtype, root: Path | None = None):
-    """A Prior, Decoder or Upsampler from a folder that its save_pretrained wrote, in eval mode."""
+def read_network(
+    classes: type | tuple[type, ...], folder: Path, dtype: torch.dtype, root: Path | None = None
+):
+    """A network of one of the classes, from a folder that its save_pretrained wrote, to be run."""
     root = root or folder
     path = folder / "config.json"
     config = read_json(path, root)
-    if config.get("_class_name") != cls.__name__:
-        raise ModelFileError(f"{path}: _class_name must be {cls.__name__}")
+    known = {cls.__name__: cls for cls in (classes if isinstance(classes, tuple) else (classes,))}
+    cls = known.get(str(config.get("_class_name")))
+    if cls is None:
+        raise ModelFileError(f"{path}: _class_name must be {' or '.join(known)}")
     refuse_unknown(path, config, set(inspect.signature(cls.__init__).parameters) | REMARKS)
     settings = {key: value for key, value in config.items() if key not in REMARKS}
     network = build_empty(path, lambda: cls(**settings))
@@ -236,7 +241,9 @@ def read_scheduler(folder: Path, class_name: str, root: Path) -> SchedulerMixin:
     """The scheduler of a stage."""
     path = folder / "scheduler_config.json"
     config = read_json(path, root, constants={"-Infinity": -math.inf})  # of DPM-Solver's defaults
-    cls = {cls.__name__: cls for cls in SCHEDULERS}[class_name]
+    cls = {cls.__name__: cls for cls in SCHEDULERS}.get(class_name)
+    if cls is None:
+        raise ModelFileError(f"{path}: {class_name} is no scheduler that can be read")
     if config.get("_class_name") != class_name:
         raise ModelFileError(f"{path}: _class_name must be {class_name}")
     known = set(inspect.signature(cls.__init__).parameters)

@@ -136,12 +136,17 @@ class UnCLIPPipeline(LatentOperations, Editing, DiffusionPipeline):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
         variant: str | None = None,
+        clip: str | Path | None = None,
+        prior: str | Path | None = None,
+        upsampler_1024: str | Path | None = None,
     ) -> UnCLIPPipeline:
         """Read a model that save_pretrained wrote or that others published; the embedded one.
 
         path: a folder, or a name of the Hugging Face hub ("kakaobrain/karlo-v1-alpha"); without
         it, the embedded model. docs/checkpoints.md lists the layouts. variant: the word in the
-        names of a published model's files ("fp16").
+        names of a published model's files ("fp16"). clip, prior, upsampler_1024: folders, files
+        or names of parts that take the place of the model's own; "embedded" is the last upsampler
+        of the embedded model.
 
         Strict, running nothing that stands in the files: see loading.py.
 
@@ -150,7 +155,7 @@ class UnCLIPPipeline(LatentOperations, Editing, DiffusionPipeline):
             ModelFileError: a ValueError that names the file in which something is wrong.
         """
         check_dtype(dtype)
-        pipeline = cls(**read_model(path, dtype, variant))
+        pipeline = cls(**read_model(path, dtype, variant, clip, prior, upsampler_1024))
         return pipeline if device is None else pipeline.to(device)
 
     @classmethod

@@ -113,6 +113,7 @@ def sample_prior(
     """
     prior = stage.network
     text, negative = (t.to(stage.device, torch.float32) for t in (text, negative))
+    negative = prior.unconditional(negative)
     streams = candidate_streams(stage.name, num_candidates)
     generators = [g for stream in streams for g in child_generators(list(seeds), stream)]
     captions = branches(text, negative, guidance_scale)

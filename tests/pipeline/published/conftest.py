@@ -5,7 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import PriorTransformer, UnCLIPScheduler, UNet2DConditionModel, UNet2DModel
+from diffusers import (
+    KandinskyV22PriorPipeline,
+    PriorTransformer,
+    UnCLIPScheduler,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
 from diffusers.pipelines.deprecated.unclip import (
     UnCLIPImageVariationPipeline,
     UnCLIPPipeline,
@@ -19,6 +25,9 @@ from transformers import (
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
 )
+
+from unclip import Decoder, Prior, Upsampler
+from unclip import UnCLIPPipeline as UnclipPipeline
 
 CONTEXT = 14
 WIDTH = 32
@@ -174,3 +183,40 @@ def karlo(tmp_path_factory):
         text_folder=save(text, folder / "text"),
         variations_folder=save(variations, folder / "variations"),
     )
+
+
+@pytest.fixture(scope="session")
+def karlo_networks():
+    """Our networks at Karlo's full size, without values."""
+    with torch.device("meta"):
+        return {
+            "prior": Prior(),
+            "decoder": Decoder(),
+            "upsampler": Upsampler(clamp_resized=False, separate_last_step=True),
+        }
+
+
+@pytest.fixture(scope="session")
+def own_model(karlo, tmp_path_factory):
+    """A model of ours with the tiny Karlo's CLIP, whose embeddings have length 1."""
+    pipe = UnclipPipeline.from_pretrained(karlo.text_folder)
+    pipe.register_to_config(normalize=True)
+    folder = tmp_path_factory.mktemp("own") / "model"
+    pipe.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def kandinsky_folder(karlo, tmp_path_factory):
+    """A folder of KandinskyV22PriorPipeline with the tiny Karlo's prior and CLIP."""
+    pipe = KandinskyV22PriorPipeline(
+        prior=karlo.text.prior,
+        image_encoder=karlo.variations.image_encoder,
+        text_encoder=karlo.text.text_encoder,
+        tokenizer=karlo.text.tokenizer,
+        scheduler=UnCLIPScheduler(prediction_type="sample", clip_sample_range=10.0),
+        image_processor=karlo.variations.feature_extractor,
+    )
+    folder = tmp_path_factory.mktemp("kandinsky") / "prior"
+    pipe.save_pretrained(folder)
+    return folder

@@ -90,9 +90,7 @@ def read_karlo_original(folder: Path, dtype: torch.dtype, root: Path) -> dict[st
     files = {part: only_file(folder, pattern, root) for part, pattern in FILES.items()}
     return {
         "prior": read_prior(files["prior"], files["statistics"]),
-        "prior_scheduler": UnCLIPScheduler(
-            prediction_type="sample", clip_sample_range=CLIP_RANGE
-        ),
+        "prior_scheduler": UnCLIPScheduler(prediction_type="sample", clip_sample_range=CLIP_RANGE),
         "decoder": read_decoder(files["decoder"], dtype),
         "decoder_scheduler": UnCLIPScheduler(variance_type="learned_range"),
         "upsampler_256": read_upsampler(files["upsampler"], dtype),
@@ -151,9 +149,7 @@ def read_prior(path: Path, statistics: Path) -> Prior:
     return prior.eval()
 
 
-def prior_weights(
-    path: Path, weights: Mapping[str, Tensor]
-) -> Iterator[tuple[Path, str, Tensor]]:
+def prior_weights(path: Path, weights: Mapping[str, Tensor]) -> Iterator[tuple[Path, str, Tensor]]:
     """The prior's weights in the names of diffusers' PriorTransformer."""
     for name, tensor in weights.items():
         layer, kind = name.rsplit(".", 1) if "." in name else (name, "")
@@ -263,9 +259,7 @@ def checked_shape(path: Path, weights: Mapping[str, Tensor]):
         raise ModelFileError(f"{path}: is no U-Net of this kind ({error})") from None
 
 
-def unet_tensors(
-    path: Path, weights: Mapping[str, Tensor]
-) -> Iterator[tuple[Path, str, Tensor]]:
+def unet_tensors(path: Path, weights: Mapping[str, Tensor]) -> Iterator[tuple[Path, str, Tensor]]:
     """See packed_unet.unpacked_unet."""
     try:
         for name, tensor in unpacked_unet(weights, SIZES.head_dim):
