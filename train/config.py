@@ -18,6 +18,7 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
+from yaml import YAMLError
 
 
 class ConfigError(ValueError):
@@ -230,15 +231,23 @@ def load_config(stage: str, path: str | Path, overrides: list[str] = ()) -> Any:
         merged = OmegaConf.merge(
             OmegaConf.structured(schema),
             OmegaConf.create(text),
-            OmegaConf.from_dotlist(list(overrides)),
+            OmegaConf.from_dotlist([quote_range(word) for word in overrides]),
         )
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error, schema, path)) from error
-    except ValueError as error:  # YAML that does not parse
-        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
+    except (ValueError, YAMLError) as error:  # YAML that does not parse
+        where = ", ".join(map(str, (path, *overrides)))
+        raise ConfigError(f"{where}: {' '.join(str(error).split())[:200]}") from error
     check_values(config)
     return config
+
+
+def quote_range(word: str) -> str:
+    """data.source={000..127}.tar as a text; YAML would take the braces for a mapping."""
+    key, _, value = word.partition("=")
+    is_range = value.startswith("{") and ".." in value and ":" not in value.partition("}")[0]
+    return f"{key}='{value}'" if is_range and "'" not in value else word
 
 
 def config_path(path: str | Path) -> Path:

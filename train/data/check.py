@@ -111,6 +111,17 @@ def draw_sheet(samples: list[dict]) -> Image.Image:
     return sheet
 
 
+def check_sheet_path(path: str | os.PathLike) -> None:
+    """Refuse a sheet that would write over a file or cannot be written; ValueError says why."""
+    path = Path(path)
+    if path.exists():
+        raise ValueError(f"sheet {str(path)!r} exists; name another file")
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"sheet {str(path)!r} must end in .png")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"sheet: there is no folder {str(path.parent)!r}")
+
+
 def save_sheet(
     folder: str | os.PathLike, path: str | os.PathLike, size: int | None = None, count: int = 48
 ) -> None:
@@ -125,13 +136,7 @@ def save_sheet(
     Raises:
         ValueError: when the path exists, is not a PNG, or nothing is rendered.
     """
-    path = Path(path)
-    if path.exists():
-        raise ValueError(f"sheet {str(path)!r} exists; name another file")
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"sheet {str(path)!r} must end in .png")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"sheet: there is no folder {str(path.parent)!r}")
+    check_sheet_path(path)
     if size is None:
         sizes = sorted(int(entry.name) for entry in Path(folder).iterdir() if entry.name.isdigit())
         if not sizes:

@@ -1,7 +1,9 @@
-"""The command unclip-data: prepare the open picture sets, and check a folder of drawings."""
+"""The command unclip-data: prepare the open picture sets; check and embed anybody's pictures."""
 
 import argparse
 import json
+import os
+import re
 import sys
 import traceback
 
@@ -27,10 +29,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def one_line(error: Exception) -> str:
-    """The error's message on one line; a missing library is named with the way to get it."""
+    """The error's message on one line, in the words of this command."""
     if isinstance(error, ModuleNotFoundError):
-        return f"the library {error.name} is missing; install it with `pip install 'unclip[data]'`"
-    return " ".join(str(error).split())
+        extra = "hf-data" if error.name in ("datasets", "pyarrow") else "data"
+        return (
+            f"the library {error.name} is missing; install it with `pip install 'unclip[{extra}]'`"
+        )
+    line = " ".join(str(error).split()).replace("data.source", "SOURCE")
+    return re.sub(r"\bdata\.(\w+)", lambda key: "--" + key[1].replace("_", "-"), line)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,13 +55,44 @@ def build_parser() -> argparse.ArgumentParser:
     icons = commands.add_parser("icons", help="render Material Design Icons into a folder")
     _add_rendering(icons, sizes=[128])
     icons.set_defaults(run=_run_icons)
-    check = commands.add_parser("check", help="count what a folder holds and find its faults")
-    check.add_argument("folder", metavar="FOLDER")
+    check = commands.add_parser("check", help="count what a source holds and find its faults")
+    _add_source(check)
     check.add_argument("--sheet", metavar="PNG", help="write samples with their captions")
     check.add_argument("--size", type=int, metavar="PIXELS", help="of the pictures on the sheet")
+    check.add_argument("--clip", metavar="FOLDER", help="count captions in the tokens of this CLIP")
+    check.add_argument("--limit", type=int, metavar="N", help="look at the first N samples only")
     _add_common(check)
     check.set_defaults(run=_run_check)
+    embed = commands.add_parser("embed", help="precompute the CLIP embeddings of a source")
+    _add_source(embed)
+    embed.add_argument("--clip", required=True, metavar="FOLDER", help="any that unclip.CLIP loads")
+    embed.add_argument("--output", required=True, metavar="FOLDER", help="new, or begun before")
+    embed.add_argument("--shard-size", type=int, default=4096, metavar="N")
+    embed.add_argument("--batch-size", type=int, default=64, metavar="N")
+    rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    embed.add_argument("--rank", type=int, default=rank, help="of this process; default: $RANK")
+    embed.add_argument("--world", type=int, default=world, help="processes; default: $WORLD_SIZE")
+    embed.add_argument("--device", help="default: a GPU where there is one")
+    _add_common(embed)
+    embed.set_defaults(run=_run_embed)
     return parser
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a folder of pictures or drawings, .tar or .parquet files ({000..127}: many; any "
+        "address of fsspec), hub:owner/name",
+    )
+    parser.add_argument("--image-column", default="", metavar="NAME", help="of a table")
+    parser.add_argument("--caption-column", default="", metavar="NAME")
+    parser.add_argument("--split", default="train", help="of a Hugging Face dataset")
+    parser.add_argument("--subset", metavar="NAME")
+    parser.add_argument("--revision", metavar="NAME")
+    parser.add_argument("--streaming", action="store_true", help="read forward, keep nothing")
+    parser.add_argument("--index", metavar="FOLDER", help="for indices of shards; default: a cache")
+    parser.add_argument("--max-pixels", type=int, default=64_000_000, metavar="N")
 
 
 def _add_rendering(parser: argparse.ArgumentParser, sizes: list[int]) -> None:
@@ -110,14 +147,71 @@ def _print_rendered(report: dict, form: str) -> int:
     return 1 if report["failed"] else 0
 
 
-def _run_check(options: argparse.Namespace) -> int:
-    from .check import check_folder, save_sheet
+def _open_source(options: argparse.Namespace):
+    from .sources.opening import Reading, open_source
 
-    report = check_folder(options.folder)
+    keys = [key for key in Reading.__dataclass_fields__ if hasattr(options, key)]
+    return open_source(options.source, Reading(**{key: getattr(options, key) for key in keys}))
+
+
+def _run_check(options: argparse.Namespace) -> int:
+    from .check import check_folder, check_sheet_path, save_sheet
+    from .sources.opening import kind_of
+
     if options.sheet:
-        save_sheet(options.folder, options.sheet, options.size)
-    print(json.dumps(report) if options.format == "json" else _report_text(report))
-    return 1 if report["faults"] else 0
+        check_sheet_path(options.sheet)
+    if options.limit is not None and options.limit < 1:
+        raise ValueError(f"--limit must be at least 1, not {options.limit}")
+    if kind_of(options.source) == "drawings":
+        report = check_folder(options.source)
+        if options.sheet:
+            save_sheet(options.source, options.sheet, options.size)
+        print(json.dumps(report) if options.format == "json" else _report_text(report))
+        return 1 if report["faults"] else 0
+    from .sources.records import HARMLESS
+    from .survey import report_lines, save_source_sheet, survey_source
+
+    source = _open_source(options)
+    report = survey_source(source, options.max_pixels, options.clip, options.limit)
+    if options.sheet and report["usable"]:
+        save_source_sheet(source, options.sheet, options.size, options.max_pixels)
+    told = {"source": options.source} | report
+    lines = "\n".join([f"{options.source}:", *report_lines(report)])
+    print(json.dumps(told) if options.format == "json" else lines)
+    return 1 if set(report["faults"]) - HARMLESS else 0
+
+
+def _run_embed(options: argparse.Namespace) -> int:
+    import torch
+
+    from .embed import embed_source
+
+    source = _open_source(options)
+    device = options.device
+    if device is None:
+        local_rank = os.environ.get("LOCAL_RANK", "0")
+        device = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
+    report = embed_source(
+        source,
+        options.clip,
+        options.output,
+        options.shard_size,
+        options.batch_size,
+        options.rank,
+        options.world,
+        device,
+        options.max_pixels,
+    )
+    if options.format == "json":
+        print(json.dumps(report))
+        return 0
+    faults = ", ".join(f"{count} {reason}" for reason, count in report["faults"].items())
+    print(
+        f"{report['folder']}: {report['samples']} pictures in {report['written']} new shards, "
+        f"{report['kept']} shards were there; left out: {faults or 'none'}"
+    )
+    print("finished" if report["finished"] else "other processes have shards to write yet")
+    return 0
 
 
 def _report_text(report: dict) -> str:

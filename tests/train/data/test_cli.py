@@ -105,7 +105,7 @@ def test_check_finds_faults_by_reason(capsys, own_folder):
 
 def test_check_without_metadata_says_what_to_do(capsys, tmp_path):
     code, _, err = run(capsys, "check", tmp_path)
-    assert code == 2 and "holds no metadata.jsonl" in err
+    assert code == 2 and "SOURCE: " in err and "holds no picture with a caption" in err
 
 
 def test_sheet_is_drawn_and_never_written_over(capsys, set_folder, tmp_path):
