@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from unclip.metrics.cmmd import cmmd
+from unclip.metrics.frechet import frechet_distance
 from unclip.metrics.intervals import (
     bootstrap_interval,
     paired_difference,
@@ -35,7 +36,8 @@ NUM_REFERENCE = 500
 class Bench:
     """All that a section works with.
 
-    sizes: how many subjects each section takes, by name; see SIZES in report.py.
+    sizes: how many subjects each section takes, by name; see SIZES in words.py.
+    extract: features [1, D] of a Pillow image, by Inception where its weights are given: for FID.
     """
 
     studio: Studio
@@ -43,6 +45,7 @@ class Bench:
     source: DataSource
     seed: int
     sizes: dict[str, int]
+    extract: Callable[[Image.Image], Tensor] | None = None
     say: Callable[[str], None] = field(default=lambda line: None)
 
     def choose(self, group: str, section: str, *key: object) -> list[Example]:
@@ -94,6 +97,24 @@ class Bench:
         if min(len(z), len(self.reference)) < 2:
             return None
         return cmmd(z, self.reference, unbiased=True)
+
+    def fid(self, pictures: Sequence[np.ndarray]) -> float | None:
+        """FID from all real training pictures; None without Inception, or of too few pictures."""
+        if self.extract is None:
+            return None
+        drawn = self._features(pictures)
+        if min(len(drawn), len(self.real_features)) <= drawn.shape[1]:
+            return None
+        return frechet_distance(self.real_features, drawn)
+
+    @cached_property
+    def real_features(self) -> Tensor:
+        """Inception's features [M, D] of all training pictures."""
+        self.say(f"Inception looks at {len(self.source.training):,} training pictures")
+        return self._features([example.pixels() for example in self.source.training])
+
+    def _features(self, pictures: Sequence[np.ndarray]) -> Tensor:
+        return torch.cat([self.extract(Image.fromarray(pixels)) for pixels in pictures])
 
     def ranks(
         self, z: Tensor, captions: Sequence[str], distractors: Sequence[Sequence[str]]

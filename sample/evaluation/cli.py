@@ -144,7 +144,19 @@ def make_bench(args: argparse.Namespace, folder: Path, sizes: dict[str, int]) ->
     judge = Judge.load(args.judge, pipeline, model, pipeline.device)
     digest, batch = model_hash(model), args.batch_size
     studio = Studio(pipeline, model.name, digest, folder, size, batch, processes, args.quiet)
-    return Bench(studio, judge, source, args.seed, sizes, say=speaker(args, processes.is_main))
+    extract = None if args.inception is None else inception_of(args.inception, pipeline.device)
+    say = speaker(args, processes.is_main)
+    return Bench(studio, judge, source, args.seed, sizes, extract, say)
+
+
+def inception_of(weights: str, device: Any) -> Callable[[Any], Any]:
+    """Inception's features [1, 2048] of a Pillow image; see inception.py for the preprocessing."""
+    from unclip_sample.inception import features_and_probabilities, load_inception, view
+
+    if not Path(weights).is_file():
+        raise RequestError(f"--inception: {weights} does not exist; name the file of its weights")
+    network = load_inception(Path(weights), device)
+    return lambda image: features_and_probabilities(view(network, image, image.width))[0]
 
 
 def load_pipeline(args: argparse.Namespace, model: Path) -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ import torch
 
 from unclip.metrics.intervals import paired_difference
 from unclip_sample.evaluation.page import page_of
-from unclip_sample.evaluation.report import command_of
+from unclip_sample.evaluation.report import OTHERS, command_of
 from unclip_sample.evaluation.results import (
     Cell,
     Column,
@@ -25,7 +25,7 @@ from unclip_sample.request import RequestError
 COMPARISON = "comparison.html"
 NUM_SHOWN = 12
 LETTERS = ("A", "B")
-SAME = {"judge": "another judge", "data": "other data", "seed": "another seed"}
+SAME = ("judge", "data", "seed")
 
 
 def compare_reports(a: Path, b: Path, words: Sequence[str]) -> Results:
@@ -35,9 +35,11 @@ def compare_reports(a: Path, b: Path, words: Sequence[str]) -> Results:
         RequestError: when a folder holds no report, or the two were not asked the same.
     """
     read = [_load(folder) for folder in (a, b)]
-    for what, other in SAME.items():
+    for what in SAME:
         if read[0].facts[what] != read[1].facts[what]:
-            raise RequestError(f"FOLDER: {b} was made with {other} than {a}; make them alike")
+            raise RequestError(
+                f"FOLDER: {b} was made with {OTHERS[what]} than {a}; make both alike"
+            )
     common = [name for name in read[0].sections if name in read[1].sections]
     sections = {
         name: section

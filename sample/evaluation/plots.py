@@ -14,14 +14,16 @@ from unclip_sample.evaluation.results import Plot, Series
 
 WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 14, 48
-NUM_COLOURS = 5
+NUM_COLOURS = 7
 LEGEND_LINE = 18
 COLOURS = """
 :root { --ink: #1f2430; --muted: #6b7280; --grid: #e5e7eb; --paper: #ffffff;
-  --s0: #2563c9; --s1: #c2510a; --s2: #0f8a5f; --s3: #8b3fb8; --s4: #b0870b; }
+  --s0: #2563c9; --s1: #c2510a; --s2: #0f8a5f; --s3: #8b3fb8; --s4: #b0870b;
+  --s5: #c23a6b; --s6: #4b5563; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e8eaf0; --muted: #9aa3b2; --grid: #313744; --paper: #171a21;
-    --s0: #7db0ff; --s1: #ffa366; --s2: #57d3a3; --s3: #cf9bf2; --s4: #e4c55a; } }
+    --s0: #7db0ff; --s1: #ffa366; --s2: #57d3a3; --s3: #cf9bf2; --s4: #e4c55a;
+    --s5: #ff8fb3; --s6: #b8c0cc; } }
 """
 STYLE = """
 svg.plot text { font: 12px system-ui, "Segoe UI", sans-serif; fill: var(--muted); }

@@ -22,6 +22,13 @@ OWN_ENCODER = (
     "and chooses among the prior's candidates. Read its figures beside those of the real "
     "pictures, and give an independent one by --judge."
 )
+OTHERS = {  # facts of which a report has one each
+    "model": "another model",
+    "judge": "another judge",
+    "data": "other data",
+    "seed": "another seed",
+    "settings": "other settings",
+}
 GROUP_NAMES = {"heldout": "held out", "seen": "seen", "pairs": "pictures"}
 SECTIONS: dict[str, Callable[[Bench], Section]] = {
     "heldout": lambda bench: pairs.pairs(bench, "heldout"),
@@ -103,11 +110,9 @@ def earlier_results(folder: Path, facts: dict[str, Any]) -> Results:
         return Results(facts)
     except ValueError as error:
         raise RequestError(f"--output: {error}") from None
-    for what in ("model", "judge", "data", "seed"):
+    for what, other in OTHERS.items():
         if results.facts[what] != facts[what]:
-            raise RequestError(
-                f"--output: {folder} holds a report with another {what}; name another folder"
-            )
+            raise RequestError(f"--output: {folder} holds a report of {other}; name another folder")
     return Results(facts, results.sections)
 
 
@@ -128,7 +133,7 @@ def facts_of(bench: Bench, words: Sequence[str]) -> dict[str, Any]:
         "guidance": dict(config.default_guidance),
         "steps": {name: config.default_steps[name] for name in studio.samplers},
         "samplers": studio.samplers,
-        "batch_size": studio.batch_size,
+        "dtype": str(studio.pipeline.decoder.dtype).removeprefix("torch."),
     }
     facts = {
         "model": {"name": studio.model, "hash": studio.digest, "parameters": parameters},
@@ -137,6 +142,7 @@ def facts_of(bench: Bench, words: Sequence[str]) -> dict[str, Any]:
         "seed": bench.seed,
         "settings": settings,
         "versions": versions,
+        "batch_size": studio.batch_size,
         "command": command_of(words),
         "date": date.today().isoformat(),
         "warnings": [] if judge.independent else [OWN_ENCODER],

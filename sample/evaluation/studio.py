@@ -112,7 +112,23 @@ class Studio:
         self.folder, self.size, self.batch_size = folder, size, batch_size
         self.processes, self.quiet = processes or Processes(), quiet
         self.num_drawn = 0
+        self.own_scheduler = pipeline.decoder_scheduler
         self.samplers = {stage: pipeline.sampler(stage) for stage in ("prior", "decoder")}
+
+    def has_sampler(self, name: str) -> bool:
+        """Whether the decoder can be sampled so."""
+        try:
+            self._use(name)
+        except (KeyError, ValueError):
+            return False
+        return True
+
+    def _use(self, sampler: str) -> None:
+        """Give the decoder a sampler: its own scheduler, or another by name."""
+        if sampler == self.samplers["decoder"]:
+            self.pipeline.decoder_scheduler = self.own_scheduler
+        else:
+            self.pipeline.use_sampler("decoder", sampler)
 
     def resolved(self, sample: Sample) -> Sample:
         """The sample with the model's defaults filled in, so that equal pictures have one name."""
@@ -182,8 +198,7 @@ class Studio:
 
     def _draw_batch(self, paths: list[Path], samples: list[Sample]) -> None:
         first, pipeline = samples[0], self.pipeline
-        if pipeline.sampler("decoder") != first.sampler:
-            pipeline.use_sampler("decoder", first.sampler)
+        self._use(first.sampler)
         output = pipeline(
             [sample.caption for sample in samples],
             seeds=[sample.seed for sample in samples],

@@ -27,12 +27,13 @@ GUIDANCES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 USUAL = 3.0
 NUM_SEEDS = 4
 STEPS = (5, 10, 20, 30, 50)
-SAMPLERS = ("ddpm", "ddim", "dpm++")
+SAMPLERS = ("ddpm", "ddim", "dpm++", "unipc", "euler", "heun")
 CANDIDATES = (1, 2, 4, 8)
 MODES = {"fixed": "one z_img of each caption", "many": "a z_img of its own for each picture"}
 RECALL = Column("R@1", "share", better="higher")
 SCORE = Column("CLIP score", better="higher")
 CMMD = Column("CMMD", digits=2, better="lower")
+FID = Column("FID", digits=2, better="lower")
 DIVERSITY = Column("diversity", better="higher")
 
 
@@ -73,7 +74,10 @@ def guidance(bench: Bench) -> Section:
             row = [with_interval(said[name]) for name in ("R@1", "CLIP score", "diversity")]
             cells[mode].append([*row, distance])
             rows.append([MODES[mode], scale, *row, distance])
-    section.tables.append(Table("", [*columns, CMMD], rows))
+            if bench.extract is not None:
+                rows[-1].append(bench.fid([d.pixels for d in drawn[mode][scale]]))
+    columns += [CMMD, *([FID] if bench.extract else [])]
+    section.tables.append(Table("", columns, rows))
     section.plots = _guidance_plots(cells)
     section.findings = _guidance_findings(measured)
     section.galleries = [_guidance_gallery(drawn["fixed"], examples)]
@@ -190,7 +194,8 @@ def steps(bench: Bench) -> Section:
     said: dict[str, dict[int, dict[str, Tensor]]] = {}
     cells: dict[str, list[list[Cell]]] = {}
     drawn: dict[str, list[list[Drawn]]] = {}
-    for sampler in SAMPLERS:
+    fitting = [sampler for sampler in SAMPLERS if bench.studio.has_sampler(sampler)]
+    for sampler in fitting:
         said[sampler], cells[sampler], drawn[sampler] = {}, [], []
         for count in STEPS:
             samples = [bench.sample(e.caption, steps=count, sampler=sampler) for e in examples]
@@ -203,12 +208,12 @@ def steps(bench: Bench) -> Section:
     columns = [Column("sampler", "text"), Column("steps", "count"), RECALL, SCORE, CMMD]
     rows: list[list[Cell]] = [
         [sampler, count, *row]
-        for sampler in SAMPLERS
+        for sampler in fitting
         for count, row in zip(STEPS, cells[sampler], strict=True)
     ]
     section.tables.append(Table("", columns, rows))
     for place, label in ((1, "CLIP score"), (2, "CMMD")):
-        series = [series_of(s, STEPS, [row[place] for row in cells[s]]) for s in SAMPLERS]
+        series = [series_of(s, STEPS, [row[place] for row in cells[s]]) for s in fitting]
         if all(one.x for one in series):
             section.plots.append(Plot(f"{label} by steps", "steps", label, series, log_x=True))
     section.galleries.append(_steps_gallery(drawn, examples[0].caption))
@@ -217,7 +222,7 @@ def steps(bench: Bench) -> Section:
 
 
 def _steps_gallery(drawn: dict[str, list[list[Drawn]]], caption: str) -> Gallery:
-    rows = [(sampler, [pictures[0].path for pictures in drawn[sampler]]) for sampler in SAMPLERS]
+    rows = [(s, [pictures[0].path for pictures in drawn[s]]) for s in drawn]
     return Gallery(caption, [f"{count} steps" for count in STEPS], rows)
 
 

@@ -66,6 +66,7 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     """Options of a report."""
     parser.add_argument("--data", metavar="FOLDER", required=True, help="drawings, or pictures")
     parser.add_argument("--judge", metavar="FOLDER", help="a CLIP; the model's own unless given")
+    parser.add_argument("--inception", metavar="FILE.pth", help="its weights, for FID by guidance")
     parser.add_argument("--output", metavar="FOLDER", required=True, help="new, or to go on with")
     parser.add_argument(
         "--sections", nargs="+", choices=SIZES, metavar="NAME", help=f"of {', '.join(SIZES)}"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from unclip.metrics.frechet import frechet_distance
 from unclip_sample.evaluation import embeddings, pairs, sweeps
 from unclip_sample.evaluation.bench import Bench, finding, mean_by, with_interval
 from unclip_sample.evaluation.embeddings import write_on
@@ -187,3 +188,14 @@ def test_means_are_over_captions():
 def test_seeds_belong_to_captions(bench):
     assert bench.sample("a pear") == Sample("a pear", bench.seed_of("a pear", 0))
     assert bench.sample("a pear").seed != bench.sample("a pear", 1).seed
+
+
+def test_fid_needs_an_extractor_and_enough_pictures(bench, source):
+    pixels = [example.pixels() for example in source.groups["seen"]]
+    assert bench.fid(pixels) is None
+    bench.extract = lambda image: torch.from_numpy(np.asarray(image).mean(axis=(0, 1))[None])
+    assert bench.fid(pixels) == pytest.approx(0, abs=1e-6)  # all that training may have seen
+    darker = [picture // 2 for picture in pixels]
+    means = [torch.from_numpy(np.stack(p)).double().mean(dim=(1, 2)) for p in (pixels, darker)]
+    assert bench.fid(darker) == pytest.approx(frechet_distance(*means), rel=1e-6)
+    assert bench.fid(pixels[:3]) is None  # three pictures for three features

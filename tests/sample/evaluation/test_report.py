@@ -126,7 +126,7 @@ def test_a_folder_of_another_model_is_refused(report, make_model, tmp_path):
     assert report(tmp_path / "r", "--sections", "grid")[0] == 0
     code, _, complaint = report(tmp_path / "r", "--sections", "grid", model=make_model)
     assert code == 2 and complaint.count("\n") == 1
-    assert "holds a report with another model; name another folder" in complaint
+    assert "holds a report of another model; name another folder" in complaint
 
 
 def test_mistakes_are_one_line(report, pictures, drawings, tmp_path):
