@@ -8,7 +8,6 @@ may have been trained on. Captioned pictures have one, "pairs".
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +21,6 @@ from unclip_train.data.captions import noun_phrase
 from unclip_train.data.compose import BACKGROUNDS, over, read_picture
 from unclip_train.data.drawings import (
     FAMILY_OF_STYLE,
-    METADATA,
     STYLES,
     Drawing,
     evaluation_drawings,
@@ -30,8 +28,8 @@ from unclip_train.data.drawings import (
     load_drawings,
 )
 from unclip_train.data.held_out import FAMILIES, ICON_FAMILY
-
-CAPTION_KEYS = ("text", "caption", "prompt")
+from unclip_train.data.sources.opening import kind_of, open_source
+from unclip_train.data.sources.records import BadSample, Source
 
 
 @dataclass(frozen=True)
@@ -127,78 +125,57 @@ def open_drawings(folder: Path, size: int, styles: Iterable[str] | None = None) 
     return DataSource(folder.name, mark, size, groups, training, used)
 
 
-def open_captioned(folder: Path, size: int) -> DataSource:
-    """A folder of pictures with metadata.jsonl: a file_name and a caption ("text") on each line.
+def open_captioned(address: str, size: int) -> DataSource:
+    """Any source of captioned pictures that training reads; see open_source.
 
-    Of each picture the central square is seen, brought to size x size pixels.
+    Of each picture the first caption is asked for, and the central square is seen, brought to
+    size x size pixels. Pictures without a caption are passed over.
 
     Raises:
-        ValueError: naming the line that is not such a row.
+        FileNotFoundError, ValueError: when nothing can be read there.
     """
+    source = open_source(address)
     examples = []
-    for number, line in enumerate((folder / METADATA).read_text("utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
+    for index in range(len(source)):
         try:
-            row = json.loads(line)
-            name, caption = row["file_name"], next(row[key] for key in CAPTION_KEYS if key in row)
-            if not isinstance(caption, str) or not caption.strip():
-                raise ValueError("its caption is empty")
-            if Path(name).is_absolute() or ".." in Path(name).parts:
-                raise ValueError(f"it leaves the folder: {name!r}")
-        except (ValueError, KeyError, TypeError, StopIteration) as error:
-            reason = str(error) or f"it has none of {', '.join(CAPTION_KEYS)}"
-            raise ValueError(f"--data: {METADATA}, line {number}: {reason}") from None
-        pixels = partial(read_square, folder / name, size)
-        examples.append(Example(name, " ".join(caption.split()), pixels))
+            caption = source.captions(index)[0]
+        except BadSample:
+            continue
+        pixels = partial(read_square, source, index, size)
+        examples.append(Example(source.name(index), caption, pixels))
     if len({example.caption for example in examples}) < 2:
-        raise ValueError(f"--data: {folder} holds fewer than two captions to tell apart")
-    mark = fingerprint_of(f"{example.id}|{example.caption}" for example in examples)
-    return DataSource(folder.name, mark, size, {"pairs": examples}, examples)
+        raise ValueError(f"--data: {address} holds fewer than two captions to tell apart")
+    name = Path(address).name or address
+    return DataSource(name, source.fingerprint, size, {"pairs": examples}, examples)
 
 
-def read_square(path: Path, size: int) -> np.ndarray:
-    """The central square of a picture file, [size, size, 3] uint8.
+def read_square(source: Source, index: int, size: int) -> np.ndarray:
+    """The central square of a source's picture, [size, size, 3] uint8.
 
     Raises:
         ValueError: when it is missing or no picture.
     """
     try:
-        with open_picture(path) as opened:
-            picture = to_rgb(opened)
-    except (OSError, PictureError) as error:
-        raise ValueError(f"--data: cannot read {path} ({error})") from None
-    square = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
-    return np.asarray(square)
+        picture = to_rgb(open_picture(source.picture(index)))
+    except (BadSample, PictureError) as error:
+        raise ValueError(f"--data: cannot use {source.name(index)} ({error})") from None
+    return np.asarray(ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC))
 
 
 def open_data(address: str, size: int, styles: Iterable[str] | None = None) -> DataSource:
-    """A folder of drawings as `unclip-data emoji` writes it, else one of captioned pictures.
+    """A folder of drawings as `unclip-data emoji` writes it, else a source of captioned pictures.
 
     Raises:
         FileNotFoundError, ValueError: beginning with the option at fault.
     """
-    path = Path(address)
-    if not path.is_dir():
-        raise FileNotFoundError(f"--data: there is no folder {address}")
-    if not (path / METADATA).is_file():
-        raise FileNotFoundError(f"--data: {address} holds no {METADATA}")
-    if lists_drawings(path / METADATA):
-        return open_drawings(path, size, styles)
-    if styles:
-        raise ValueError(f"--styles: {address} holds no drawings; leave it out")
-    return open_captioned(path, size)
-
-
-def lists_drawings(path: Path) -> bool:
-    """Whether a metadata.jsonl lists drawings."""
-    with path.open("rb") as file:
-        line = file.readline(1 << 20)
     try:
-        row = json.loads(line)
-    except ValueError:
-        return False
-    return isinstance(row, dict) and {"concept", "family", "style"} <= row.keys()
+        if kind_of(address) == "drawings":
+            return open_drawings(Path(address), size, styles)
+        if styles:
+            raise ValueError(f"--styles: {address} holds no drawings; leave it out")
+        return open_captioned(address, size)
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(str(error).replace("data.source:", "--data:", 1)) from None
 
 
 def fingerprint_of(lines: Iterable[str]) -> str:
