@@ -20,6 +20,7 @@ OWN_OPTIONS = {
     "refinements": ("eta", "interpolate", "text_diff"),
     "grid": OPERATIONS,
 }
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 PATHS = ("interpolate", "text_diff", "project")  # one picture a frame
 OF_A_SUBJECT = ("text_diff", "project")
 OF_SUBJECTS = ("interpolate", "mix")
@@ -178,6 +179,7 @@ def check_settings(args: argparse.Namespace, operation: str) -> None:
         raise RequestError(f"--num-images: {word(operation)} draws its own number of pictures")
     if args.scheduler not in (None, "ddim"):
         raise RequestError("--scheduler: latents are decoded by ddim; leave it out")
+    check_prior(args, operation)
     if args.weights is not None and len(args.weights) != len(args.mix):
         raise RequestError(f"--weights: give {len(args.mix)}, one for each of --mix")
     if args.clip_prompt is not None and args.clip_guidance is None and operation != "again":
@@ -188,6 +190,22 @@ def check_settings(args: argparse.Namespace, operation: str) -> None:
         raise RequestError("--base: is the same text as --text-diff")
     if args.grid and is_animation(args.output):
         raise RequestError("--grid: is one PNG; name the --output so, or leave it out")
+
+
+def check_prior(args: argparse.Namespace, operation: str) -> None:
+    """Refuse settings of the prior where it draws nothing."""
+    subjects = getattr(args, operation) if operation in OF_SUBJECTS else []
+    captions = any(not is_picture(subject) for subject in subjects)
+    captions |= operation in OF_A_SUBJECT and args.image is None
+    captions |= operation == "condition" and args.condition in (None, "prior")
+    for name in ("prior_guidance", "prior_steps"):
+        if given(args, name) and not captions:
+            raise RequestError(f"{word(name)}: no caption leads {word(operation)}; leave it out")
+
+
+def is_picture(name: str) -> bool:
+    """Whether a subject names a file."""
+    return name.lower().endswith(PICTURES)
 
 
 def word(name: str) -> str:

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from unclip_sample.frames import is_animation, plan_animation, save_animation, sheet
-from unclip_sample.latent_words import OF_A_SUBJECT, OF_SUBJECTS, operation_of, word
+from unclip_sample.latent_words import OF_A_SUBJECT, OF_SUBJECTS, is_picture, operation_of, word
 from unclip_sample.outputs import plan_outputs
 from unclip_sample.request import Request, RequestError, first_given, read_picture, read_record
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 BYTES_OF_A_LATENT = 110_000  # x_T of 64 pixels and z_img, as hexadecimal
 MAX_RECORD_BYTES = 8_000_000
 NUM_FRAMES = {"interpolate": 7, "text_diff": 5}
@@ -104,11 +103,6 @@ def read_subjects(args: argparse.Namespace, operation: str) -> list[Any]:
     if args.image is not None:
         return [read_picture(args.image)]
     return [] if args.prompt is None else args.prompt
-
-
-def is_picture(name: str) -> bool:
-    """Whether a subject names a file."""
-    return name.lower().endswith(PICTURES)
 
 
 def caption_of(args: argparse.Namespace, operation: str, record: dict[str, Any]) -> str:

@@ -169,6 +169,8 @@ MISTAKES = {
     "condition of nothing": (["--condition", "z_txt"], "--prompt is missing"),
     "CLIP without a text": (["--mix", "a.png", "--clip-guidance", "3"], "--clip-guidance: give"),
     "a text without CLIP": ([*RED, "--clip-prompt", "a pear"], "--clip-prompt: give it with"),
+    "prior of pictures": (["--mix", "a.png", "--prior-steps", "3"], "--prior-steps: no caption"),
+    "prior without a prior": ([*RED, "--condition", "z_txt", "--prior-guidance", "2"], "--prior-g"),
     "another sampler": ([*IMAGE, "--eta", "0", "--scheduler", "dpm++"], "--scheduler: latents"),
     "pictures of a way": (["--interpolate", "a.png", "b.png", "--num-images", "2"], "--num-images"),
     "many prompts": ([*RED, *RED, "--condition", "prior"], "--prompt: give one"),

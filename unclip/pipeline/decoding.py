@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unclip.diffusion.sampling import Steps
 from unclip.pipeline import arguments
+from unclip.pipeline.settings import check_interval
 
 MAX_CLIP_GUIDANCE = 1000.0
 MAX_REFINEMENTS = 100
@@ -43,6 +44,8 @@ class Decoding:
     prompt: str = ""
     negative_prompt: str = ""
     guidance_scale: float | None = None
+    guidance_interval: tuple[float, float] | None = None
+    guidance_rescale: float = 0.0
     decoder_num_inference_steps: Steps | None = None
     upsampler_256_num_inference_steps: Steps | None = None
     upsampler_1024_num_inference_steps: Steps | None = None
@@ -93,6 +96,9 @@ def check_decoding(
         guidance = 1.0 if own_noise else default_guidance["decoder"]
     if prior_guidance is None:
         prior_guidance = default_guidance["prior"]
+    interval = asked.guidance_interval
+    if interval is not None:
+        interval = check_interval("guidance_interval", interval)
     for name in ("prompt", "negative_prompt"):
         check_text(name, getattr(asked, name))
     check_clip_guidance(asked)
@@ -107,6 +113,8 @@ def check_decoding(
         **steps,
         guidance_scale=arguments.check_guidance("guidance_scale", guidance),
         prior_guidance_scale=arguments.check_guidance("prior_guidance_scale", prior_guidance),
+        guidance_interval=interval,
+        guidance_rescale=check_number("guidance_rescale", asked.guidance_rescale, 0, 1),
         eta=check_number("eta", asked.eta, 0, 1),
         clip_x_0=not own_noise if asked.clip_x_0 is None else bool(asked.clip_x_0),
         size=asked.size or list(stages.values())[-1],

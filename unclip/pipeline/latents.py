@@ -311,7 +311,7 @@ class LatentOperations:
         z_img = self.encode_images(pictures)
         x_T = ddim_invert(
             self._predictor(stage, z_img, chosen),
-            x_0.to(self.decoder.device),
+            x_0.to(stage.device),
             stage.scheduler,
             stage.steps,
             stage.learned_variance,
@@ -338,6 +338,8 @@ class LatentOperations:
             scheduler=ddim_for(self.decoder, chosen.clip_x_0),
             x_T=x_T,
             eta=chosen.eta,
+            guidance_interval=chosen.guidance_interval,
+            guidance_rescale=chosen.guidance_rescale,
         )
 
     def _draw_latents(
@@ -384,10 +386,16 @@ class LatentOperations:
         """What was done, but for words, seeds and latents, in what JSON can hold."""
         names = list(arguments.check_size(chosen.size, self.components))
         larger = {name: self.sampler(name) for name in names[1:]}
+        of_guidance = {
+            name: {"decoder": getattr(chosen, name)}
+            for name in ("guidance_interval", "guidance_rescale")
+            if getattr(chosen, name)
+        }
         return {
             "stages": names,
             "steps": {name: chosen.steps(name) for name in names},
             "guidance": {"decoder": chosen.guidance_scale},
+            **of_guidance,
             "sampler": {"decoder": "ddim", **larger},
             "size": chosen.size,
             "eta": chosen.eta,
