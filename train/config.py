@@ -57,6 +57,7 @@ class DataConfig:
     min_side: int = 0  # pictures with a shorter side are left out
     max_pixels: int = 64_000_000  # pictures with more are left out
     max_bad_share: float = 0.05  # of the samples; more stops the run
+    leave_out: str | None = None  # file that unclip-data check --bad wrote
     index: str | None = None  # folder for indices of shards; the user's cache when not given
 
 

@@ -252,7 +252,7 @@ class Engine:
 
 PICTURE_KEYS = (
     *("framing", "flip", "embeddings", "image_column", "caption_column", "split", "subset"),
-    *("revision", "streaming", "shuffle_window", "min_side", "max_pixels"),
+    *("revision", "streaming", "shuffle_window", "min_side", "max_pixels", "leave_out"),
 )
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

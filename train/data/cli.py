@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import traceback
+from pathlib import Path
 
 from unclip_train.cli import Parser
 
@@ -60,11 +61,13 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("--sheet", metavar="PNG", help="write samples with their captions")
     check.add_argument("--size", type=int, metavar="PIXELS", help="of the pictures on the sheet")
     check.add_argument("--clip", metavar="FOLDER", help="count captions in the tokens of this CLIP")
+    check.add_argument("--bad", metavar="JSON", help="list broken samples for data.leave_out")
     check.add_argument("--limit", type=int, metavar="N", help="look at the first N samples only")
     _add_common(check)
     check.set_defaults(run=_run_check)
     embed = commands.add_parser("embed", help="precompute the CLIP embeddings of a source")
     _add_source(embed)
+    embed.add_argument("--leave-out", metavar="JSON", help="file that check --bad wrote")
     embed.add_argument("--clip", required=True, metavar="FOLDER", help="any that unclip.CLIP loads")
     embed.add_argument("--output", required=True, metavar="FOLDER", help="new, or begun before")
     embed.add_argument("--shard-size", type=int, default=4096, metavar="N")
@@ -160,6 +163,8 @@ def _run_check(options: argparse.Namespace) -> int:
 
     if options.sheet:
         check_sheet_path(options.sheet)
+    if options.bad and Path(options.bad).exists():
+        raise ValueError(f"--bad: {options.bad} exists; name another file")
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"--limit must be at least 1, not {options.limit}")
     if kind_of(options.source) == "drawings":
@@ -168,13 +173,17 @@ def _run_check(options: argparse.Namespace) -> int:
             save_sheet(options.source, options.sheet, options.size)
         print(json.dumps(report) if options.format == "json" else _report_text(report))
         return 1 if report["faults"] else 0
+    from .drawings import write_whole
+    from .sources.leave_out import bad_list
     from .sources.records import HARMLESS
     from .survey import report_lines, save_source_sheet, survey_source
 
     source = _open_source(options)
-    report = survey_source(source, options.max_pixels, options.clip, options.limit)
+    report, bad = survey_source(source, options.max_pixels, options.clip, options.limit)
     if options.sheet and report["usable"]:
         save_source_sheet(source, options.sheet, options.size, options.max_pixels)
+    if options.bad:
+        write_whole(Path(options.bad), json.dumps(bad_list(source, bad), indent=1).encode())
     told = {"source": options.source} | report
     lines = "\n".join([f"{options.source}:", *report_lines(report)])
     print(json.dumps(told) if options.format == "json" else lines)

@@ -49,8 +49,8 @@ def survey_source(
     max_pixels: int = MAX_PIXELS,
     clip: str | Path | None = None,
     limit: int | None = None,
-) -> dict:
-    """Look at every sample; return what `unclip-data check` reports.
+) -> tuple[dict, dict[int, Fault]]:
+    """Look at every sample; return what `unclip-data check` reports, and the broken by number.
 
     Args:
         source: the pictures.
@@ -64,8 +64,9 @@ def survey_source(
     count = min(len(source), limit or len(source))
     seen = list(look_at_all(source, range(count), max_pixels))
     good = [sample for sample in seen if not sample.reason]
-    faults = [*source.faults, *(Fault(s.reason, s.name) for s in seen if s.reason)]
-    return {
+    bad = {index: Fault(s.reason, s.name) for index, s in enumerate(seen) if s.reason}
+    faults = [*source.faults, *bad.values()]
+    report = {
         "samples": count + sum(fault.reason not in HARMLESS for fault in source.faults),
         "usable": len(good),
         "faults": group_faults(faults),
@@ -74,6 +75,7 @@ def survey_source(
         "captions": describe_captions([c for sample in good for c in sample.captions], clip),
         "duplicates": describe_duplicates(good),
     }
+    return report, bad
 
 
 def look_at_all(source: Source, indices: range, max_pixels: int) -> Iterator[Seen]:

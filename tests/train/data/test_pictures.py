@@ -1,6 +1,7 @@
 """Users' pictures: the same samples whatever the processes, each once, broken ones replaced."""
 
 import itertools
+import multiprocessing
 import pickle
 from collections import Counter
 
@@ -188,6 +189,7 @@ def test_nothing_but_broken_samples_is_an_error(damaged, picture_of):
         dataset[0]
     with pytest.raises(BadDataError, match=r"^data\.source: 16 broken samples"):
         read(dataset, 4, 2, workers=1)
+    assert not multiprocessing.active_children()  # no worker is left to wait for
 
 
 def test_crops_are_functions_of_their_position_too(source):

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from unclip_train.data.cli import main
-from unclip_train.data.sources.opening import open_source
+from unclip_train.data.pictures import PictureDataset
+from unclip_train.data.sources.opening import Reading, open_source
 from unclip_train.data.survey import survey_source
 
 
@@ -52,7 +53,8 @@ def run(capsys, *arguments) -> tuple[int, str, str]:
 
 
 def test_a_survey_counts_what_there_is(mixed_folder):
-    report = survey_source(open_source(str(mixed_folder)))
+    report, bad = survey_source(open_source(str(mixed_folder)))
+    assert [fault.name for fault in bad.values()] == ["broken.jpg", "page.jpg"]
     assert report["samples"] == 28 and report["usable"] == 25
     counts = {reason: found["count"] for reason, found in report["faults"].items()}
     assert counts == {"broken picture": 1, "not a picture": 1, "no caption": 1}
@@ -65,7 +67,7 @@ def test_a_survey_counts_what_there_is(mixed_folder):
 
 
 def test_duplicates_exact_and_near(mixed_folder):
-    found = survey_source(open_source(str(mixed_folder)))["duplicates"]
+    found = survey_source(open_source(str(mixed_folder)))[0]["duplicates"]
     assert found["exact"] == 2 and found["exact_examples"] == [
         ["03.jpg", "copy-a.jpg", "copy-b.jpg"]
     ]
@@ -81,7 +83,7 @@ def test_flat_pictures_of_other_colours_are_no_duplicates(tmp_path):
     for number, colour in enumerate(("red", "green", "blue")):
         (tmp_path / f"{number}.png").write_bytes(file_of(Image.new("RGB", (32, 32), colour), "PNG"))
         (tmp_path / f"{number}.txt").write_text(colour)
-    assert survey_source(open_source(str(tmp_path)))["duplicates"]["near"] == 0
+    assert survey_source(open_source(str(tmp_path)))[0]["duplicates"]["near"] == 0
 
 
 def test_check_tells_and_draws(mixed_folder, tmp_path, capsys):
@@ -139,3 +141,24 @@ def test_tokens_and_embeddings_of_a_trained_clip(pictures_folder, tiny_clip, tmp
     assert code == 0 and "20 pictures in 3 new shards" in out and "finished" in out
     code, out, _ = run(capsys, *words, "--shard-size", 8)
     assert code == 0 and "0 pictures in 0 new shards, 3 shards were there" in out
+
+
+def test_broken_samples_are_left_out_once_they_are_known(mixed_folder, tmp_path, capsys):
+    """R23 in training: every good sample once an epoch, by the list that check writes."""
+    bad = tmp_path / "bad.json"
+    assert run(capsys, "check", mixed_folder, "--bad", bad)[0] == 1
+    source = open_source(str(mixed_folder), Reading(leave_out=str(bad)))
+    dataset = PictureDataset(source, 16)
+    samples = [dataset[position] for position in range(len(dataset))]
+    names = [sample["id"] for sample in samples]
+    assert len(names) == len(set(names)) == 25 and not any(s["faults"] for s in samples)
+    assert {"broken.jpg", "page.jpg", "bare.jpg"}.isdisjoint(names)
+    assert source.fingerprint != open_source(str(mixed_folder)).fingerprint
+    (mixed_folder / "00.txt").write_text("another caption")
+    with pytest.raises(ValueError, match=r"data\.leave_out: .* other samples"):
+        open_source(str(mixed_folder), Reading(leave_out=str(bad)))
+    code, _, err = run(capsys, "check", mixed_folder, "--bad", bad)
+    assert code == 2 and "--bad: " in err and "exists" in err
+    bad.write_text("[]")
+    with pytest.raises(ValueError, match=r"data\.leave_out: .* not to be read"):
+        open_source(str(mixed_folder), Reading(leave_out=str(bad)))

@@ -10,6 +10,7 @@ from unclip_train.data.drawings import METADATA
 
 from .addresses import expand_braces, is_remote, local_path
 from .folder import FolderSource
+from .leave_out import leave_out
 from .records import Source
 from .shards import ShardSource
 from .tables import STREAM_WINDOW, open_hub, open_parquet, open_saved
@@ -30,6 +31,7 @@ class Reading:
     streaming: bool = False
     shuffle_window: int = 0
     index: str | None = None
+    leave_out: str | None = None
 
 
 def kind_of(address: str) -> str:
@@ -114,7 +116,7 @@ def open_source(address: str, reading: Reading | None = None) -> Source:
         reasons = sorted({fault.reason for fault in source.faults})
         found = f" ({len(source.faults)} faults: {', '.join(reasons)})" if reasons else ""
         raise ValueError(f"data.source: {address} holds no picture with a caption{found}")
-    return source
+    return leave_out(source, reading.leave_out) if reading.leave_out else source
 
 
 def files_of(address: str, suffix: str) -> list[str]:

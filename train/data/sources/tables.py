@@ -3,6 +3,7 @@
 Rows may hold a picture as its file's bytes, as {"bytes", "path"}, or as a path.
 """
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -180,11 +181,10 @@ def open_parquet(
     Raises:
         FileNotFoundError, ValueError: when a file or a column is missing.
     """
-    from datasets import load_dataset
-
     addresses = list(addresses)
     name = addresses[0] if len(addresses) == 1 else f"{addresses[0]} and {len(addresses) - 1} more"
-    dataset = load_dataset("parquet", data_files=addresses, split="train", streaming=streaming)
+    words = {"data_files": addresses, "split": "train", "streaming": streaming}
+    dataset = _load(name, "parquet", **words)
     folder = Path() if is_remote(addresses[0]) else Path(addresses[0]).parent
     return _source(dataset, name, image_column, caption_column, folder, streaming, window)
 
@@ -213,13 +213,25 @@ def open_hub(
     """A dataset of the Hugging Face hub, by name; no code of it is run.
 
     Raises:
-        FileNotFoundError, ValueError, ConnectionError: when it cannot be had.
+        ValueError: when it cannot be had, or has no such column.
     """
-    from datasets import load_dataset
-
-    dataset = load_dataset(name, subset, split=split, revision=revision, streaming=streaming)
     title = f"hub:{name}"
+    words = {"split": split, "revision": revision, "streaming": streaming}
+    dataset = _load(title, name, subset, **words)
     return _source(dataset, title, image_column, caption_column, Path(), streaming, window)
+
+
+def _load(title: str, *args, **words):
+    """datasets.load_dataset, quiet in a pipe, with errors that name the source."""
+    import datasets
+
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    try:
+        return datasets.load_dataset(*args, **words)
+    except Exception as error:  # of network, file or format; the library has many kinds
+        told = " ".join(str(error.__cause__ or error).split())[:300]
+        raise ValueError(f"data.source: cannot read {title}: {told}") from error
 
 
 def _source(dataset, name, image_column, caption_column, folder, streaming, window):

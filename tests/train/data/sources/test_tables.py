@@ -89,3 +89,28 @@ def test_cells_of_every_form(tmp_path, picture_of):
     for path in ("gone.png", "../a.png", "/etc/passwd", "https://example.com/a.png"):
         with pytest.raises(BadSample, match="missing file"):
             picture_bytes(path, tmp_path, "row")
+
+
+def test_a_hub_dataset_is_asked_for_by_its_name(monkeypatch, rows):
+    """Everything that the keys say reaches the library; nothing else decides what is fetched."""
+    import datasets
+
+    asked = []
+
+    def load(*args, **words):
+        asked.append((args, words))
+        return datasets.Dataset.from_dict(rows)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    reading = Reading(subset="small", split="test", revision="abc123")
+    assert_holds(open_source("hub:owner/name", reading), rows)
+    words = {"split": "test", "revision": "abc123", "streaming": False}
+    assert asked == [(("owner/name", "small"), words)]
+
+
+def test_what_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"no parquet at all")
+    with pytest.raises(ValueError, match=r"^data\.source: cannot read .*a\.parquet"):
+        open_source(str(tmp_path / "a.parquet"))
+    with pytest.raises(ValueError, match=r"^data\.source: cannot read hub:owner/name"):
+        open_source("hub:owner/name")  # no network in tests
