@@ -11,6 +11,7 @@ from unclip.diffusion.editing import (
     repaint,
     resampling_segments,
 )
+from unclip.diffusion.samplers import SAMPLER_NAMES
 from unclip.diffusion.sampling import (
     abar_of,
     child_generators,
@@ -22,6 +23,7 @@ from unclip.diffusion.sampling import (
 from unclip.diffusion.schedule import make_schedule
 
 IMAGE = (3, 8, 8)
+REPAINTERS = ("ddim", "ddpm", "dpm++", "dpm++sde", "dpm++s", "unipc", "deis", "sa")
 
 
 def draws(seeds=(1, 2), shape=IMAGE, stage="decoder"):
@@ -75,6 +77,19 @@ def test_two_parts_of_the_steps_are_the_whole(sampler):
     x_T, generators = draws()
     x_t = denoise(rough_network, x_T, scheduler, 9, generators, stop=4)
     assert torch.equal(denoise(rough_network, x_t, scheduler, 9, generators, start=4), whole)
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLER_NAMES if name != "analytic"])
+def test_every_sampler_begins_from_a_picture(sampler):
+    """A network that sees x_0 through the noise gives it back, from wherever it begins."""
+    x_0 = torch.rand(1, *IMAGE) * 1.6 - 0.8
+    scheduler = make_scheduler(sampler, "cosine", "x_0", clip_range=None)
+    for strength in (0.1, 0.4, 0.5, 1.0):
+        eps, generators = draws((1,))
+        out = denoise_from(
+            lambda x_t, t: x_0, eps, scheduler, 9, generators, x_0=x_0, strength=strength
+        )
+        torch.testing.assert_close(out, x_0, atol=5e-2, rtol=0)
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, None), (4, 4), (0, 5), (3, 2)])
@@ -197,7 +212,7 @@ def run_repaint(sampler, mask, x_0, shape=IMAGE, predict=rough_network, steps=9,
     )
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm++"])
+@pytest.mark.parametrize("sampler", REPAINTERS)
 def test_known_pixels_come_back_to_the_bit(sampler):
     x_0 = torch.rand(2, *IMAGE) * 2 - 1
     mask = (torch.rand(2, 1, 8, 8) > 0.5).float()
@@ -208,7 +223,7 @@ def test_known_pixels_come_back_to_the_bit(sampler):
         assert (out[~known] - x_0[~known]).abs().mean() > 0.05
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm++"])
+@pytest.mark.parametrize("sampler", REPAINTERS)
 def test_to_repaint_all_is_to_draw(sampler):
     x_0, (x_T, generators) = torch.rand(2, *IMAGE), draws((0, 1))
     scheduler = make_scheduler(sampler, "cosine", "v")

@@ -507,3 +507,7 @@ def test_a_scheduler_that_cannot_repaint_is_named_before_anything_runs(small, ma
     pipe.decoder_scheduler = EulerDiscreteScheduler.from_config(pipe.decoder_scheduler.config)
     with pytest.raises(ValueError, match="^decoder_scheduler: EulerDiscreteScheduler cannot"):
         pipe.inpaint(noise_picture(16), hole(16), CAPTION)
+    stages = {"decoder": {"scheduler": "ddim"}}
+    drawn = pipe.inpaint(noise_picture(16), hole(16), CAPTION, stages=stages)
+    assert drawn.images[0].size == (16, 16)
+    assert pipe.image_to_image(noise_picture(16), CAPTION).images[0].size == (16, 16)

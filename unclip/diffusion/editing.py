@@ -56,6 +56,8 @@ def denoise_from(
     """
     timesteps = timesteps_for(steps, scheduler)
     start = len(timesteps) - num_steps_of(strength, len(timesteps))
+    if timesteps[start : start + 1] == timesteps[start + 1 : start + 2]:
+        start += 1  # Heun's list names a timestep twice, and a step begins at the second
     x_t = noised(x_0.to(eps), eps, abar_of(scheduler, timesteps[start]))
     return denoise(predict, x_t, scheduler, steps, generators, start=start, **options)
 
@@ -147,6 +149,5 @@ def check_scheduler(scheduler: SchedulerMixin) -> None:
         anywhere or hasattr(scheduler, "index_for_timestep")
     ):
         raise ValueError(
-            f"scheduler: {type(scheduler).__name__} cannot repaint; give a DDPM, DDIM, "
-            "DPM-Solver++ or UniPC scheduler"
+            f"scheduler: {type(scheduler).__name__} cannot repaint; give ddpm, ddim, dpm++ or unipc"
         )

@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unclip.diffusion.editing import check_scheduler
 from unclip.diffusion.sampling import Steps
 from unclip.pipeline import arguments, edits, enlarging
 from unclip.pipeline.edits import Edit
@@ -120,12 +119,6 @@ class Editing:
         usual = 1 if edits.is_for_inpainting(self.decoder) else edits.NUM_RESAMPLES
         num_resamples = edits.check_jumps("num_resamples", num_resamples, usual)
         jump_length = edits.check_jumps("jump_length", jump_length, edits.JUMP_LENGTH)
-        for stage in arguments.STAGES[1:]:
-            if self.components[stage] is not None:
-                try:
-                    check_scheduler(self.components[f"{stage}_scheduler"])
-                except ValueError as error:
-                    raise ValueError(f"{stage}_{error}") from None
         return Edit(pictures, masks, num_resamples=num_resamples, jump_length=jump_length)
 
     def _edited(

@@ -8,17 +8,18 @@ Shapes: N subjects, B pictures, S pixels a side.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers import SchedulerMixin
 from PIL import Image
 from torch import Tensor, nn
 
-from unclip.diffusion.editing import denoise_from, repaint
+from unclip.diffusion.editing import check_scheduler, denoise_from, repaint
 from unclip.diffusion.sampling import child_generators
 from unclip.models.decoder import known_part
 from unclip.models.upsampler import resize
@@ -51,6 +52,15 @@ class Edit:
         """The edit of pictures that are drawn of these subjects, one after another."""
         masks = [self.masks[n] for n in subjects] if self.masks else []
         return replace(self, pictures=[self.pictures[n] for n in subjects], masks=masks)
+
+    def check(self, schedulers: Mapping[str, SchedulerMixin]) -> None:
+        """Refuse schedulers, by stage, that cannot do what the edit asks for."""
+        for stage, scheduler in schedulers.items():
+            try:
+                if self.masks:
+                    check_scheduler(scheduler)
+            except ValueError as error:
+                raise ValueError(f"{stage}_{error}") from None
 
     def beginning(
         self, stage: str, network: nn.Module, side: int, seeds: Sequence[int]

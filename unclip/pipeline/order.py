@@ -76,6 +76,8 @@ def check_order(
     num_kept = arguments.check_count("num_images_per_prompt", given["num_images_per_prompt"])
     num_drawn = check_best_of(given["best_of"], num_kept)
     settings = check_stage_settings(components, config, given)
+    if given["edit"] is not None:
+        given["edit"].check({stage: settings[stage].scheduler for stage in stages})
     num_candidates = arguments.check_count("num_prior_candidates", given["num_prior_candidates"])
     num_images = num_subjects * num_drawn
     if given["max_batch_size"] is not None:
