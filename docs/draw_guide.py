@@ -121,7 +121,59 @@ def clip_guidance(draw: Drawing) -> Rows:
     ]
 
 
+def inpainting(draw: Drawing) -> Rows:
+    """The picture, what is kept of it, and what is painted there, by a row for each picture."""
+    rows = []
+    for picture, words in ((draw.apple, "a green apple"), (draw.face, "a face with a hat")):
+        mask = Image.new("L", picture.size)
+        mask.paste(255, (0, 0, 64, 28))
+        kept = Image.composite(Image.new("RGB", picture.size, "grey"), picture, mask)
+        painted = [draw(draw.pipe.inpaint, picture, mask, words, seeds=n)[0] for n in (1, 2, 3)]
+        rows.append([picture, kept, *painted])
+    return rows
+
+
+def outpainting(draw: Drawing) -> Rows:
+    """What is kept of the apple, on canvases where it lies in the middle and in a corner."""
+    part = draw.apple.crop((12, 12, 52, 52))
+    rows = []
+    for offset in ((12, 12), (0, 0)):
+        kept = Image.new("RGB", (64, 64), "grey")
+        kept.paste(part, offset)
+        settings = {"canvas": 64, "offset": offset}
+        drawn = [
+            draw(draw.pipe.outpaint, part, THINGS[0], **settings, seeds=n)[0] for n in (1, 2, 3)
+        ]
+        rows.append([kept, *drawn])
+    return rows
+
+
+def image_to_image(draw: Drawing) -> Rows:
+    """The apple, then drawn as another thing with more and more strength."""
+    strengths = (0.3, 0.5, 0.7, 0.9)
+    drawn = [
+        draw(draw.pipe.image_to_image, draw.apple, "a green apple", strength, seeds=1)[0]
+        for strength in strengths
+    ]
+    return [[draw.apple, *drawn]]
+
+
+def upscaling(draw: Drawing) -> Rows:
+    """The apple, then a part of it at 64, 256, 1024 and 2048 pixels a side."""
+    sizes = (256, 1024, 2048)
+    drawn = [draw.pipe.upscale(draw.apple, size, seeds=1).images[0] for size in sizes]
+    parts = []
+    for picture in (draw.apple, *drawn):
+        edges = [round(share * picture.width) for share in (0.34, 0.06, 0.53, 0.25)]
+        parts.append(picture.crop(edges))
+    return [[draw.apple, *parts]]
+
+
 PICTURES = {
+    "inpainting": inpainting,
+    "outpainting": outpainting,
+    "image-to-image": image_to_image,
+    "upscaling": upscaling,
     "variations": variations,
     "inversion": inversion,
     "interpolation": interpolation,

@@ -5,6 +5,7 @@ import shlex
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -42,6 +43,9 @@ def folder(tiny, tmp_path_factory):
     drawings.mkdir(parents=True)
     for number in range(NUM_PICTURES):
         Image.effect_noise((32, 32), 9 * number).convert("RGB").save(drawings / f"{number:02}.png")
+    mask = Image.new("L", (256, 256), "black")  # as the guide has it drawn
+    mask.paste("white", (0, 0, 256, 112))
+    mask.save(folder / "mask.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(UnCLIPPipeline, "from_pretrained", lambda *_: tiny)
@@ -71,3 +75,6 @@ def test_every_line_of_python_runs(folder, tiny, monkeypatch):
         exec(compile(block, f"guide.md, example {number}", "exec"), names)
     assert len(names["near"]) == 4 and len(names["longer"]) == 7 and len(names["strip"]) == 5
     assert names["near"][0].size == (256, 256) and names["same"].size == (64, 64)
+    apple, painted = (np.asarray(names[name]) for name in ("apple", "painted"))
+    assert (painted[112:] == apple[112:]).all() and (painted[:112] != apple[:112]).any()
+    assert names["wider"].size == (256, 256) and names["huge"].size == (2048, 2048)
