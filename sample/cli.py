@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
-import re
 import sys
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from unclip_sample import edit_words, edits, latent_words, latents
+from unclip_sample import edit_words, edits, latent_words, latents, plots, stage_words
 from unclip_sample.outputs import OutputError, plan_outputs
+from unclip_sample.prompts import is_shared, own_share
 from unclip_sample.request import Request, RequestError, read_request
+from unclip_sample.words import Parser, count, seed
 
 EXAMPLES = """examples:
   unclip-sample --prompt "a red apple, noto style"
   unclip-sample --prompt "a rocket" --guidance 3 --seed 7 --num-images 4 --output rocket.png
-  unclip-sample --prompts prompts.txt --size 256 --output pictures/
+  unclip-sample --prompts prompts.jsonl --size 256 --output pictures/
+  unclip-sample --prompt "a rocket" --best-of 16 --output rocket.png
+  unclip-sample --prompt "a rocket" --x guidance=1,2,4 --y seed=1,2,3 --output plot.png
   unclip-sample --image cat.png --num-images 4 --output cats/
   unclip-sample --inpaint cat.png --mask hat.png --prompt "a cat with a hat"
   unclip-sample --upscale cat.png --size 2048
@@ -30,18 +32,10 @@ EXAMPLES = """examples:
 Image i is drawn with seed + i, and comes out the same alone or beside others. STEPS are a number,
 fast27, or ddimN (ddim15: the paper's list for the last upsampler).
 """
-SAMPLERS = ("ddpm", "ddim", "dpm++")
 SIZES = (64, 256, 512, 1024, 2048, 4096)  # those above a model's largest for --upscale
+OFFLOADS = ("model", "sequential", "group")
 DTYPES = ("float32", "bfloat16", "float16")
 BATCH_SIZE = 1  # sums in a larger batch may be rounded otherwise, by a level here and there
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that says what is wrong on one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Name the argument and leave."""
-        self.exit(2, f"{self.prog}: {message.removeprefix('argument ')}\n")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,9 +48,10 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add_subject(parser.add_argument_group("what to draw"))
-    add_settings(parser.add_argument_group("how to draw it"))
+    stage_words.add_words(parser.add_argument_group("how to draw it"))
     edit_words.add_words(parser.add_argument_group("with a picture"))
     latent_words.add_words(parser.add_argument_group("with the latent (z_img, x_T)"))
+    plots.add_words(parser.add_argument_group("plots"))
     add_machine(parser.add_argument_group("where and with what"))
     return parser
 
@@ -65,27 +60,21 @@ def add_subject(group: argparse._ArgumentGroup) -> None:
     """Options that say what is drawn."""
     which = group.add_mutually_exclusive_group()
     which.add_argument("--prompt", metavar="TEXT", action="append", help="caption; may be repeated")
-    which.add_argument("--prompts", metavar="FILE", help="captions, one on each line")
+    which.add_argument("--prompts", metavar="FILE", help="captions, a text or JSON on each line")
     group.add_argument("--negative-prompt", metavar="TEXT", help="what guidance leads away from")
     group.add_argument("--image", metavar="FILE", help="picture to draw variations of")
     group.add_argument(
         "--from", dest="source", metavar="PNG", help="draw a picture again, other options changed"
     )
     group.add_argument("--num-images", type=count, default=1, metavar="N", help="for each caption")
+    group.add_argument(
+        "--best-of",
+        type=count,
+        metavar="N",
+        help="draw N, keep the --num-images that CLIP ranks first",
+    )
     group.add_argument("--seed", type=seed, metavar="N", help="of the first; drawn unless given")
     group.add_argument("--size", type=int, choices=SIZES, help="pixels a side; the model's largest")
-
-
-def add_settings(group: argparse._ArgumentGroup) -> None:
-    """Options of the stages."""
-    group.add_argument("--guidance", type=scale, metavar="X", help="of the decoder; 1 is none")
-    group.add_argument("--prior-guidance", type=scale, metavar="X", help="of the prior; 1 is none")
-    group.add_argument("--steps", type=steps, help="of the decoder")
-    group.add_argument("--prior-steps", type=steps, metavar="STEPS", help="of the prior")
-    group.add_argument(
-        "--upsampler-steps", type=step_pair, metavar="STEPS[,STEPS]", help="to 256, and to 1024"
-    )
-    group.add_argument("--scheduler", choices=SAMPLERS, help="sampler of the decoder")
 
 
 def add_machine(group: argparse._ArgumentGroup) -> None:
@@ -99,51 +88,11 @@ def add_machine(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--threads", type=count, metavar="N", help="of the CPU")
     group.add_argument("--dtype", choices=DTYPES, help="of the decoder and the upsamplers")
     group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps, ...")
+    group.add_argument("--offload", choices=OFFLOADS, help="weights to the CPU while they rest")
+    group.add_argument("--attention-slicing", action="store_true", help="less memory, slower")
+    group.add_argument("--compile", action="store_true", help="torch.compile, for many pictures")
     group.add_argument("--quiet", action="store_true", help="no progress, no text report")
     group.add_argument("--debug", action="store_true", help="show the trace of an error")
-
-
-# Kinds of values
-
-
-def count(text: str) -> int:
-    """A whole number from 1 to 100000."""
-    if not re.fullmatch("[0-9]{1,6}", text) or not 1 <= int(text) <= 100_000:
-        raise argparse.ArgumentTypeError(f"give a whole number from 1 to 100000, not {text!r}")
-    return int(text)
-
-
-def seed(text: str) -> int:
-    """A whole number from 0 to 2^62, which leaves room for the seeds after it."""
-    if not re.fullmatch("[0-9]{1,19}", text) or int(text) > 2**62:
-        raise argparse.ArgumentTypeError(f"give a whole number from 0 to 2^62, not {text!r}")
-    return int(text)
-
-
-def scale(text: str) -> float:
-    """A guidance scale."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"give a number from 0 to 100, not {text!r}")
-    return value
-
-
-def steps(text: str) -> int | str:
-    """A number of steps or the name of a list."""
-    if re.fullmatch("[0-9]{1,4}", text) and 1 <= int(text) <= 1000:
-        return int(text)
-    if re.fullmatch(r"fast27|ddim[1-9][0-9]{0,3}", text):
-        return text
-    raise argparse.ArgumentTypeError(f"give a number from 1 to 1000, fast27 or ddimN, not {text!r}")
-
-
-def step_pair(text: str) -> tuple[int | str, int | str]:
-    """Steps of both upsamplers: A for both, or A,B."""
-    parts = [steps(part) for part in text.split(",", 1)]
-    return parts[0], parts[-1]
 
 
 # The work
@@ -174,18 +123,48 @@ def run(args: argparse.Namespace) -> int:
     if latent_words.wanted(args):
         return latents.run(args)
     start = time.perf_counter()
-    request = read_request(args)
-    paths = plan_outputs(args.output, len(request.prompts), args.overwrite)
+    cells, columns = plots.read_cells(args, parser()) if plots.wanted(args) else (None, 0)
+    request = read_request(args, cells)
+    if cells is not None:
+        return run_plot(request, args, cells, columns)
+    mine = own_share(len(request.prompts))
+    if is_shared() and args.output is None:
+        raise RequestError("--output: give it where several processes share the pictures")
+    paths = plan_outputs(args.output, len(request.prompts), args.overwrite, mine)
     folder = model_folder(args.model)
     pipe = load(folder, request, args)
     facts = {} if args.no_metadata else model_facts(folder, request, args)
     written = []
-    for first in range(0, len(paths), args.batch_size):
-        batch = slice(first, first + args.batch_size)
-        written += draw(pipe, request, batch, paths[batch], facts, args)
+    for rows in request.batches(mine, args.batch_size):
+        written += draw(pipe, request, rows, [paths[row] for row in rows], facts, args)
     if args.format == "json":
         seconds = round(time.perf_counter() - start, 2)
         print(json.dumps({"images": written, "model": folder.name, "seconds": seconds}, indent=2))
+    return 0
+
+
+def run_plot(
+    request: Request, args: argparse.Namespace, cells: list[argparse.Namespace], columns: int
+) -> int:
+    """Draw the cells of a plot and write them on one sheet."""
+    from unclip_sample.contact_sheet import contact_sheet
+    from unclip_sample.png import save_png
+
+    (path,) = plan_outputs(args.output, 1, args.overwrite)
+    folder = model_folder(args.model)
+    pipe = load(folder, request, args)
+    images = []
+    for rows in request.batches(range(len(cells)), args.batch_size):
+        images += call(pipe, request, rows, args).images
+    sheet = contact_sheet(images, [plots.label(args, cell) for cell in cells], args.cell, columns)
+    made = {"prompt": request.prompts[0], "seed": request.seeds[0], "plot": [args.x, args.y]}
+    record = None if args.no_metadata else {**made, **model_facts(folder, request, args)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_png(sheet, path, record, overwrite=args.overwrite)
+    if args.format == "json":
+        print(json.dumps({"images": [{"path": str(path)}], "model": folder.name}, indent=2))
+    elif not args.quiet:
+        print(f"wrote {path} ({len(cells)} cells)")
     return 0
 
 
@@ -212,16 +191,49 @@ def load(folder: Path, request: Request, args: argparse.Namespace) -> Any:
     device = check_device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
-    pipe = UnCLIPPipeline.from_pretrained(folder, getattr(torch, request.dtype), device)
+    place = None if args.offload else device
+    pipe = UnCLIPPipeline.from_pretrained(folder, getattr(torch, request.dtype), place)
     if args.quiet:
         pipe.set_progress_bar_config(disable=True)
+    if "analytic" in wanted_samplers(request) and not has_score_norms(pipe):
+        pipe.measure_score_norms()
     for stage, sampler in request.samplers.items():
         try:
             if sampler is not None and pipe.sampler(stage) != sampler:
                 pipe.use_sampler(stage, sampler)
         except (KeyError, ValueError) as error:
             raise RequestError(f"the sampler of {stage}: {error}") from None
+    fit_to_machine(pipe, device, args)
     return pipe
+
+
+def fit_to_machine(pipe: Any, device: Any, args: argparse.Namespace) -> None:
+    """Offloading, slicing and compiling, where they are asked for."""
+    if args.attention_slicing:
+        pipe.enable_attention_slicing()
+    if args.compile:
+        pipe.compile_networks()
+    offload = {
+        "model": pipe.enable_model_cpu_offload,
+        "sequential": pipe.enable_sequential_cpu_offload,
+        "group": pipe.enable_group_offload,
+    }
+    if args.offload == "group":
+        offload["group"](device)
+    elif args.offload:
+        offload[args.offload](device=device)
+
+
+def wanted_samplers(request: Request) -> set[str]:
+    """The samplers that a request names, for all pictures or for some."""
+    own = [settings["stages"] for settings in request.own]
+    stages = [stage for by_stage in own for stage in by_stage.values()]
+    return {*request.samplers.values(), *(stage.get("scheduler") for stage in stages)}
+
+
+def has_score_norms(pipe: Any) -> bool:
+    """Whether a model holds the statistics of its prior that Analytic-DPM needs."""
+    return pipe.prior is None or bool(pipe.prior_scheduler.config.get("score_norms"))
 
 
 def check_device(name: str) -> Any:
@@ -258,10 +270,28 @@ def model_facts(folder: Path, request: Request, args: argparse.Namespace) -> dic
     }
 
 
+def call(pipe: Any, request: Request, rows: list[int], args: argparse.Namespace) -> Any:
+    """What the pipeline draws for some of the pictures, by one call."""
+    prompts, seeds = [request.prompts[row] for row in rows], [request.seeds[row] for row in rows]
+    settings = dict(request.settings_at(rows[0]))
+    num_drawn = request.best_of[rows[0]] if request.best_of else 0
+    if num_drawn:
+        prompts, seeds = prompts[0], [seeds[0] + index for index in range(num_drawn)]
+        settings |= {"best_of": num_drawn, "num_images_per_prompt": len(rows)}
+        settings["max_batch_size"] = args.batch_size
+    subject: dict[str, Any] = {"image": request.picture}
+    if request.z_img is not None:
+        subject = {"image_embeds": embedding(request.z_img)}
+    try:
+        return pipe(prompts, seeds=seeds, **subject, **settings)
+    except ValueError as error:
+        raise RequestError(str(error)) from None
+
+
 def draw(
     pipe: Any,
     request: Request,
-    batch: slice,
+    rows: list[int],
     paths: list[Path],
     facts: dict[str, Any],
     args: argparse.Namespace,
@@ -269,26 +299,25 @@ def draw(
     """Draw some of the pictures and write them; a report of each."""
     from unclip_sample.png import save_png
 
-    prompts, seeds = request.prompts[batch], request.seeds[batch]
-    subject: dict[str, Any] = {"image": request.picture}
-    if request.z_img is not None:
-        subject = {"image_embeds": embedding(request.z_img)}
-    try:
-        output = pipe(prompts, seeds=seeds, **subject, **request.settings)
-    except ValueError as error:
-        raise RequestError(str(error)) from None
+    output = call(pipe, request, rows, args)
+    settings = request.settings_at(rows[0])
+    texts = {"negative_prompt": settings["negative_prompt"]}
+    prior = settings["stages"].get("prior", {})
+    if "negative_prompt" in prior:
+        texts["prior_negative_prompt"] = prior["negative_prompt"]
     written = []
     for index, (image, path) in enumerate(zip(output.images, paths, strict=True)):
-        own = {"prompt": prompts[index], "seed": seeds[index]}
-        negative = request.settings["negative_prompt"]
-        record = {**own, "negative_prompt": negative, **output.settings, **facts}
+        own = {"prompt": request.prompts[rows[index]], "seed": output.seeds[index]}
+        if output.scores is not None:
+            own["score"] = round(float(output.scores[index]), 6)
+        record = {**own, **texts, **output.settings, **facts}
         if "prior" not in output.settings["stages"]:
             record["z_img"] = output.image_embeds[index].numpy().tobytes().hex()
         path.parent.mkdir(parents=True, exist_ok=True)
         save_png(image, path, None if args.no_metadata else record, overwrite=args.overwrite)
         written.append({"path": str(path), "size": output.settings["size"], **own})
         if args.format == "text" and not args.quiet:
-            print(f"wrote {path} (seed {seeds[index]})", flush=True)
+            print(f"wrote {path} (seed {output.seeds[index]})", flush=True)
     return written
 
 

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unclip_sample.cli import check_device, count, seed
+from unclip_sample.cli import check_device
 from unclip_sample.outputs import OutputError
 from unclip_sample.request import RequestError
+from unclip_sample.words import count, seed
 
 if TYPE_CHECKING:
     from torch import Tensor

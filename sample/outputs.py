@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 DEFAULT_STEM = "unclip"
@@ -14,12 +15,18 @@ class OutputError(Exception):
     """The pictures cannot be written where they should."""
 
 
-def plan_outputs(output: str | None, num_images: int, overwrite: bool = False) -> list[Path]:
+def plan_outputs(
+    output: str | None,
+    num_images: int,
+    overwrite: bool = False,
+    mine: Sequence[int] | None = None,
+) -> list[Path]:
     """The file of each picture, none of which exists unless it may be replaced.
 
     output: FILE.png for one picture, and for several the stem of FILE-0000.png, FILE-0001.png, ...;
     another name is a folder, for 0000.png, 0001.png, ...; None takes the first free of
-    unclip.png, unclip-2.png, ... here.
+    unclip.png, unclip-2.png, ... here. mine: the pictures that this process writes, where others
+    write the rest at the same time; unless given, all.
 
     Raises:
         OutputError: when a file exists, or nothing can be written there.
@@ -30,7 +37,7 @@ def plan_outputs(output: str | None, num_images: int, overwrite: bool = False) -
     if not output or path.suffix.lower() in OTHER_PICTURES:
         raise OutputError(f"--output: give FILE.png or a folder, not {output!r}")
     paths = name_all(path, num_images)
-    for target in paths:
+    for target in paths if mine is None else [paths[index] for index in mine]:
         if target.is_dir():
             raise OutputError(f"--output: {target} is a folder")
         if os.path.lexists(target) and not overwrite:

@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unclip_sample.cli import Parser, check_device, count
+from unclip_sample.cli import check_device
 from unclip_sample.outputs import OutputError, plan_outputs
 from unclip_sample.request import RequestError
+from unclip_sample.words import Parser, count
 
 if TYPE_CHECKING:
     from unclip_sample.index import Viewer

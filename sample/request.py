@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from unclip_sample.prompts import PromptsError, is_shared, read_prompts_file
+from unclip_sample.stage_words import given_samplers, pipeline_settings
+
 MAX_PIXELS = 64_000_000
-MAX_PROMPTS_BYTES = 64 << 20
 
 
 class RequestError(Exception):
@@ -28,31 +30,89 @@ class Request:
     picture: Any = None  # a Pillow image to draw variations of
     z_img: bytes | None = None  # float32, of a picture to draw again
     source: dict[str, Any] = field(default_factory=dict)  # the record that --from read
+    own: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # settings by picture, where they differ
+    best_of: list[int] = field(default_factory=list)  # pictures to draw of each, or 0, by picture
+
+    def settings_at(self, index: int) -> dict[str, Any]:
+        """The arguments of the pipeline for one picture."""
+        return self.own[index] if self.own else self.settings
+
+    def batches(self, mine: Sequence[int], batch_size: int) -> list[list[int]]:
+        """Pictures that are drawn by one call: so many at once, of the same settings."""
+        found: list[list[int]] = []
+        for index in mine:
+            last = found[-1] if found else []
+            fits = last and self.settings_at(last[0]) == self.settings_at(index)
+            if self.best_of and self.best_of[index]:  # all that are kept of one prompt
+                fits = fits and self.seeds[last[0]] == self.seeds[index]
+            elif fits:
+                fits = len(last) < batch_size and not (self.best_of and self.best_of[last[0]])
+            found = [*found[:-1], [*last, index]] if fits else [*found, [index]]
+        return found
 
 
-def read_request(args: argparse.Namespace) -> Request:
+def read_request(
+    args: argparse.Namespace, lines: list[argparse.Namespace] | None = None
+) -> Request:
     """The request of parsed options.
+
+    lines: options of single captions, in place of --prompt and --prompts.
 
     Raises:
         RequestError: for options that cannot be followed.
     """
     record = read_record(args.source) if args.source else {}
+    if record.get("plot"):
+        raise RequestError(f"--from: {args.source} is a plot; name one of its pictures' options")
     picture = None if args.image is None else read_picture(args.image)
-    prompts = read_prompts(args, record, picture is not None)
+    lines = lines or read_lines(args, record, picture is not None)
     seed = first_given(args.seed, record.get("seed"))
     if seed is None:
+        if is_shared():
+            raise RequestError("--seed: give it where several processes share the pictures")
         seed = secrets.randbits(32)
-    prompts = [prompt for prompt in prompts for _ in range(args.num_images)]
-    return Request(
-        prompts=prompts,
-        seeds=[seed + index for index in range(len(prompts))],
+    request = Request(
+        prompts=[],
+        seeds=[],
         settings=pipeline_settings(args, record),
-        samplers={**(record.get("sampler") or {}), **given_sampler(args)},
+        samplers={**(record.get("sampler") or {}), **given_samplers(args)},
         dtype=first_given(args.dtype, record.get("dtype"), "float32"),
         picture=picture,
         z_img=None if picture else recorded_z_img(record),
         source=record,
     )
+    num_drawn = 0
+    for line in lines:
+        first = seed + num_drawn if line.seed is None else line.seed
+        num_drawn += add_pictures(request, line, first, args, record)
+    if all(own == request.settings for own in request.own):
+        request.own = []
+    return request
+
+
+def add_pictures(
+    request: Request,
+    line: argparse.Namespace,
+    first: int,
+    args: argparse.Namespace,
+    record: dict[str, Any],
+) -> int:
+    """Add the pictures of one caption, from seed first; the number that will be drawn."""
+    if line.best_of and line.best_of < line.num_images:
+        raise RequestError(f"--best-of: give {line.num_images} (--num-images) or more")
+    settings = pipeline_settings(line, record)
+    for stage, name in given_samplers(line).items():
+        if given_samplers(args).get(stage) != name:
+            settings["stages"].setdefault(stage, {})["scheduler"] = name
+    for index in range(line.num_images):
+        request.prompts.append(line.prompt)
+        # Of those that best-of keeps, the first of all that are drawn stands for the others.
+        request.seeds.append(first if line.best_of else first + index)
+        request.own.append(settings)
+        request.best_of.append(line.best_of or 0)
+    return line.best_of or line.num_images
 
 
 def first_given(*values: Any) -> Any:
@@ -60,39 +120,24 @@ def first_given(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
 
 
-def given_sampler(args: argparse.Namespace) -> dict[str, str]:
-    """The decoder's sampler, where one is named."""
-    return {} if args.scheduler is None else {"decoder": args.scheduler}
+def read_lines(
+    args: argparse.Namespace, record: dict[str, Any], has_picture: bool
+) -> list[argparse.Namespace]:
+    """The options of each caption: of --prompt, of a line of --prompts, or of the record."""
+    if args.prompts is not None:
+        from unclip_sample.cli import parser
 
-
-def pipeline_settings(args: argparse.Namespace, record: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of the pipeline that are the same for all pictures; None leaves its default."""
-    steps = record.get("steps") if isinstance(record.get("steps"), dict) else {}
-    guidance = record.get("guidance") if isinstance(record.get("guidance"), dict) else {}
-    upsampler = args.upsampler_steps or (None, None)
-    asked = {
-        "prior": args.prior_steps,
-        "decoder": args.steps,
-        "upsampler_256": upsampler[0],
-        "upsampler_1024": upsampler[1],
-    }
-    return {
-        "negative_prompt": first_given(args.negative_prompt, record.get("negative_prompt")),
-        "guidance_scale": first_given(args.guidance, guidance.get("decoder")),
-        "prior_guidance_scale": first_given(args.prior_guidance, guidance.get("prior")),
-        "num_prior_candidates": record.get("num_prior_candidates", 2),
-        "size": first_given(args.size, record.get("size")),
-        **{
-            f"{stage}_num_inference_steps": first_given(value, steps.get(stage))
-            for stage, value in asked.items()
-        },
-    }
+        try:
+            return read_prompts_file(args.prompts, args, parser())
+        except PromptsError as error:
+            raise RequestError(f"--prompts: {error}") from None
+    prompts = read_prompts(args, record, has_picture)
+    whole = {**vars(args), "seed": None}
+    return [argparse.Namespace(**{**whole, "prompt": prompt}) for prompt in prompts]
 
 
 def read_prompts(args: argparse.Namespace, record: dict[str, Any], has_picture: bool) -> list[str]:
-    """The prompts of --prompt or --prompts, else that of the record; "" where a picture leads."""
-    if args.prompts is not None:
-        return read_prompts_file(args.prompts)
+    """The captions of --prompt, else that of the record; "" where a picture leads."""
     prompts = args.prompt
     if prompts is None and record.get("prompt") is not None:
         return [record["prompt"]]
@@ -102,22 +147,6 @@ def read_prompts(args: argparse.Namespace, record: dict[str, Any], has_picture: 
         raise RequestError("--prompt is missing: say what to draw")
     if not all(prompt.strip() for prompt in prompts):
         raise RequestError("--prompt is empty: say what to draw")
-    return prompts
-
-
-def read_prompts_file(path: str) -> list[str]:
-    """The lines of a text file that are not blank."""
-    try:
-        if Path(path).stat().st_size > MAX_PROMPTS_BYTES:
-            raise RequestError(f"--prompts: {path} is larger than {MAX_PROMPTS_BYTES >> 20} MiB")
-        lines = Path(path).read_text("utf-8-sig").splitlines()
-    except OSError as error:
-        raise RequestError(f"--prompts: cannot read {path} ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise RequestError(f"--prompts: {path} is no UTF-8 text") from None
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise RequestError(f"--prompts: {path} has no prompt; give one on each line")
     return prompts
 
 

@@ -6,10 +6,10 @@ import argparse
 import os
 from pathlib import Path
 
-from unclip_sample.cli import count, seed
 from unclip_sample.outputs import OutputError, check_writable
 from unclip_sample.preference.page import QUESTIONS
 from unclip_sample.request import RequestError
+from unclip_sample.words import count, seed
 
 
 def add_page(parser: argparse.ArgumentParser) -> None:

@@ -123,7 +123,7 @@ def test_a_list_is_refused_where_the_library_cannot_take_one():
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"sampler": "euler"},
+        {"sampler": "eulr"},
         {"schedule": "squaredcos_cap_v2"},
         {"prediction": "epsilon"},
         {"clip_range": 0.0},
@@ -217,13 +217,13 @@ def test_the_lowest_learned_variance_is_the_fixed_small_one():
     torch.testing.assert_close(result, expected)
 
 
-@pytest.mark.parametrize("scheduler_name", ["ddim", "dpm++", "fixed ddpm", "euler", "unipc"])
+@pytest.mark.parametrize("scheduler_name", ["ddim", "dpm++", "fixed ddpm", "eulr", "unipc"])
 def test_a_learned_variance_is_left_out_where_it_has_no_use(scheduler_name):
     schedulers = {
         "ddim": make_scheduler("ddim", "cosine", "eps"),
         "dpm++": make_scheduler("dpm++", "cosine", "eps"),
         "fixed ddpm": make_scheduler("ddpm", "cosine", "eps"),
-        "euler": diffusers.EulerDiscreteScheduler(),
+        "eulr": diffusers.EulerDiscreteScheduler(),
         "unipc": diffusers.UniPCMultistepScheduler(),
     }
     scheduler = schedulers[scheduler_name]

@@ -190,6 +190,85 @@ def test_files_are_replaced_only_when_asked(sample):
     assert Image.open("a.png").size == (64, 64)
 
 
+def test_lines_with_settings_of_their_own(sample, tiny_model):
+    lines = [
+        {"prompt": "a red apple", "seed": 7, "guidance": 1, "steps": 2, "scheduler": "unipc"},
+        {"prompt": "a red apple", "seed": 7},
+        {"prompt": "two pears", "num_images": 2, "size": 256, "prior-steps": 2},
+    ]
+    text = "\n".join([json.dumps(lines[0]), "a plain line", *map(json.dumps, lines[1:])])
+    Path("p.jsonl").write_text(text)
+    words = ("--prompts", "p.jsonl", "--seed", 3, "--size", 64, "--batch-size", 4)
+    code, out, _ = sample(*words, "--output", "all", "--format", "json")
+    assert code == 0
+    found = [(i["prompt"], i["seed"], i["size"]) for i in json.loads(out)["images"]]
+    assert found == [
+        ("a red apple", 7, 64),
+        ("a plain line", 4, 64),
+        ("a red apple", 7, 64),
+        ("two pears", 6, 256),
+        ("two pears", 7, 256),
+    ]
+    record = read_png("all/0000.png")
+    assert (record["sampler"]["decoder"], record["steps"]["decoder"]) == ("unipc", 2)
+    assert sample("--from", "all/0000.png", "--output", "again.png")[0] == 0
+    assert np.array_equal(pixels("all/0000.png"), pixels("again.png"))
+    assert not np.array_equal(pixels("all/0000.png"), pixels("all/0002.png"))
+
+
+def test_processes_share_the_pictures(sample, monkeypatch):
+    Path("p.txt").write_text("a\nb\nc\n")
+    words = ("--prompts", "p.txt", "--size", 64, "--output", "shared")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert sample(*words)[0] == 2
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        assert sample(*words, "--seed", 5)[0] == 0
+    records = [read_png(path) for path in sorted(Path("shared").iterdir())]
+    assert [(r["prompt"], r["seed"]) for r in records] == [("a", 5), ("b", 6), ("c", 7)]
+
+
+def test_the_best_of_many(sample):
+    words = (*RED, "--size", 64, "--seed", 5)
+    assert sample(*words, "--best-of", 4, "--num-images", 2, "--output", "best.png")[0] == 0
+    records = [read_png(f"best-000{i}.png") for i in range(2)]
+    assert records[0]["score"] >= records[1]["score"]
+    assert {r["seed"] for r in records} <= {5, 6, 7, 8}
+    assert sample("--from", "best-0000.png", "--output", "again.png")[0] == 0
+    assert np.array_equal(pixels("best-0000.png"), pixels("again.png"))
+
+
+def test_a_plot_of_two_options(sample):
+    words = (*RED, "--size", 64, "--x", "guidance=1,3,5", "--y", "seed=1,2", "--cell", 64)
+    assert sample(*words, "--output", "plot.png")[0] == 0
+    sheet = Image.open("plot.png")
+    assert sheet.size == (3 * 76 + 12, 2 * 97 + 12)
+    cells = [sheet.crop((x, y, x + 64, y + 64)).tobytes() for y in (12, 109) for x in (12, 88)]
+    assert len(set(cells)) == 4
+    code, _, err = sample("--from", "plot.png", "--output", "again.png")
+    assert code == 2 and "plot" in err
+
+
+def test_settings_of_stages_are_drawn_again(sample):
+    words = ("--guidance-interval", "100,900", "--guidance-rescale", 0.7, "--candidates", 1)
+    more = ("--dynamic-threshold", 0.99, "--prior-scheduler", "analytic", "--prior-guidance", 2)
+    names = ("--upsampler-scheduler", "euler,unipc", "--prior-negative-prompt", "a dog")
+    assert sample(*RED, *words, *more, *names, "--size", 256, "--output", "a.png")[0] == 0
+    record = read_png("a.png")
+    assert record["sampler"]["prior"] == "analytic"
+    assert record["sampler"]["upsampler_256"] == "euler"
+    assert record["guidance_interval"] == {"decoder": [100.0, 900.0]}
+    assert sample("--from", "a.png", "--output", "b.png")[0] == 0
+    assert np.array_equal(pixels("a.png"), pixels("b.png"))
+
+
+def test_the_words_name_the_samplers_that_there_are():
+    from unclip.diffusion.samplers import SAMPLER_NAMES
+    from unclip_sample.words import SAMPLERS
+
+    assert SAMPLERS == SAMPLER_NAMES
+
+
 # Mistakes, found before a model is loaded
 
 
@@ -209,7 +288,13 @@ MISTAKES = {
     "no pictures": ([*RED, "--num-images", "0"], "--num-images"),
     "seed": ([*RED, "--seed", "-1"], "--seed"),
     "size": ([*RED, "--size", "300"], "--size"),
-    "scheduler": ([*RED, "--scheduler", "euler"], "--scheduler"),
+    "scheduler": ([*RED, "--scheduler", "eulr"], "did you mean euler?"),
+    "unknown option with advice": ([*RED, "--guidence", "3"], "did you mean --guidance?"),
+    "fewer than are kept": ([*RED, "--best-of", "2", "--num-images", "3"], "--best-of"),
+    "no interval": ([*RED, "--guidance-interval", "9,3"], "--guidance-interval"),
+    "a plot of nothing": ([*RED, "--x", "colour=1,2"], "--x"),
+    "a plot of one thing twice": ([*RED, "--x", "seed=1", "--y", "seed=2"], "--y"),
+    "a line of no use": (["--prompts", "bad.jsonl"], "did you mean guidance?"),
     "dtype": ([*RED, "--dtype", "int8"], "--dtype"),
     "device": ([*RED, "--device", "gpu"], "--device"),
     "threads": ([*RED, "--threads", "0"], "--threads"),
@@ -239,13 +324,14 @@ def test_mistakes_are_named_before_a_model_is_loaded(sample, monkeypatch, mistak
     monkeypatch.setattr(UnCLIPPipeline, "from_pretrained", load)
     Path("folder.png").mkdir()
     Path("blank.txt").write_text("\n")
+    Path("bad.jsonl").write_text('{"prompt": "a", "guidanc": 3}\n')
     Image.effect_noise((50, 50), 50).save("plain.png")
     Path("cut.png").write_bytes(Path("plain.png").read_bytes()[:500])
     words, named = MISTAKES[mistake]
     code, out, err = sample(*words, model="--model" not in words)
     assert (code, out) == (2, "") and err.count("\n") == 1, err
     assert err.startswith("unclip-sample: ") and named in err
-    assert len(os.listdir()) == 4
+    assert len(os.listdir()) == 5
 
 
 def test_mistakes_that_only_the_model_can_tell(sample, tiny_model, tmp_path):

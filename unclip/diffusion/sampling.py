@@ -461,13 +461,12 @@ def _clipping_function(
     those that know no x_0_hat receive eps.
     """
     kind, name = scheduler.config.prediction_type, type(scheduler).__name__
-    bound = _bound(scheduler)
+    clips_itself = isinstance(scheduler, (DDPMScheduler, UnCLIPScheduler))
+    thresholds = scheduler.config.get("thresholding", False)
+    bound = None if clips_itself and not thresholds else _bound(scheduler)
     spoken = "epsilon" if kind == "sample" and name in SPEAK_NO_X_0 else kind
     if bound is not None and "thresholding" in _parameters(scheduler):
         spoken = "sample"
-    clips_itself = isinstance(scheduler, (DDPMScheduler, UnCLIPScheduler))
-    if clips_itself and not scheduler.config.get("thresholding", False):
-        bound = None
     if bound is None and spoken == kind:
         return lambda output, x_t, t: output
     _leave_unbounded(scheduler, spoken)

@@ -123,13 +123,17 @@ class CLIP(nn.Module):
         return self
 
     def tokenize(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        """Captions as vocabulary numbers [B, L] and mask [B, L]; what does not fit is cut."""
+        """Captions as vocabulary numbers [B, L] and mask [B, L]; what does not fit is cut.
+
+        "<|endoftext|>" within a caption is text like any other.
+        """
         encoded = self.tokenizer(
             captions,
             padding="max_length",
             truncation=True,
             max_length=self.context,
             return_tensors="pt",
+            split_special_tokens=True,
         )
         return encoded.input_ids, encoded.attention_mask.bool()
 

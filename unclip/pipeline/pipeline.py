@@ -31,6 +31,7 @@ from unclip.pipeline.editing import Editing
 from unclip.pipeline.edits import Edit
 from unclip.pipeline.latents import LatentOperations
 from unclip.pipeline.loading import NETWORKS, read_network
+from unclip.pipeline.memory import Memory, brought
 from unclip.pipeline.order import Order, check_order
 from unclip.pipeline.output import UnCLIPOutput, finished, settings_of
 from unclip.pipeline.published.sources import read_model
@@ -41,7 +42,7 @@ from unclip.pipeline.settings import StageSettings
 OnStep = Callable[["UnCLIPPipeline", int, int, dict], Mapping[str, Tensor] | None]
 
 
-class UnCLIPPipeline(LatentOperations, Editing, DiffusionPipeline):
+class UnCLIPPipeline(LatentOperations, Editing, Memory, DiffusionPipeline):
     """unCLIP (DALL-E 2): CLIP, a prior, a decoder and two upsamplers, each with its scheduler.
 
     The prior and CLIP are kept in float32, so that rounding never picks another picture; the
@@ -441,7 +442,7 @@ class UnCLIPPipeline(LatentOperations, Editing, DiffusionPipeline):
     def text_and_image_encoder(self) -> CLIP:
         """The clip and the tokenizer of this pipeline as an unclip.CLIP."""
         statistics = {key: self.config[key] for key in ("image_mean", "image_std", "normalize")}
-        clip = CLIP(self.clip, self.tokenizer, **statistics)
+        clip = CLIP(brought(self.clip), self.tokenizer, **statistics)
         return clip.placed(stages.execution_device(self.clip))
 
     @torch.no_grad()
@@ -514,6 +515,20 @@ class UnCLIPPipeline(LatentOperations, Editing, DiffusionPipeline):
         check_rows(seeds, x_low)
         ready = self._stage(stage, steps, on_step, **beginning)
         return stages.upsample(ready, x_low, seeds, tile_size, tile_overlap)
+
+    def initial_noise(self, stage: str, seeds: Sequence[int], num_candidates: int = 2) -> Tensor:
+        """The x_T from which a stage begins for these seeds, which StageSettings.latents may be.
+
+        Returns:
+            [B, 3, S, S], and [K, B, D] for the K candidates of the prior; float32 on the CPU.
+        """
+        arguments.check_choice("stage", stage, STAGES)
+        config = self.components[stage].config
+        if stage != "prior":
+            return stages.initial_noise(stage, (3, config.size, config.size), seeds)
+        streams = stages.candidate_streams(stage, num_candidates)
+        shape = (config.embedding_dim,)
+        return torch.stack([stages.initial_noise(stream, shape, seeds) for stream in streams])
 
     def _or_empty(self, negative: TextEncoding | None, batch_size: int) -> TextEncoding:
         """The negative captions, or the empty text for each picture."""

@@ -78,7 +78,8 @@ def encode(clip: CLIP, captions: Sequence[str]) -> TextEncoding:
     limit = clip.context * MAX_CHARACTERS_PER_TOKEN
     shortened = [caption[:limit] for caption in captions]
     with TOKENIZING:
-        lengths = [len(ids) for ids in clip.tokenizer(shortened, verbose=False).input_ids]
+        whole = clip.tokenizer(shortened, verbose=False, split_special_tokens=True).input_ids
+        lengths = [len(ids) for ids in whole]
         text = clip.encode_text(shortened)
     num_dropped = sum(max(0, length - clip.context) for length in lengths)
     if num_dropped:

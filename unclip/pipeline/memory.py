@@ -1,0 +1,100 @@
+"""Fitting a pipeline to its machine: offloading, slicing, compiling, as methods of UnCLIPPipeline.
+
+Model offloading is diffusers' own, with the prior included. What a stage needs of a
+weight outside of a forward pass (the prior's statistics, the decoder's null embedding, CLIP's
+towers) is brought to the device by hand: see stages.execution_device.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import cpu_offload
+from accelerate.hooks import CpuOffload
+from diffusers.hooks import apply_group_offloading
+from diffusers.utils.torch_utils import get_device
+from torch import nn
+
+from unclip.pipeline.arguments import STAGES
+
+
+class Memory:
+    """Less memory, or more speed, for the same pictures."""
+
+    def enable_group_offload(
+        self,
+        onload_device: torch.device | str,
+        offload_device: torch.device | str = "cpu",
+        offload_type: str = "leaf_level",
+        **settings: Any,
+    ) -> None:
+        """Bring groups of layers to a device as they are needed; see diffusers' method.
+
+        offload_type: "leaf_level", or "block_level" with num_blocks_per_group.
+
+        Raises:
+            ValueError: for offload_to_disk_path, which would leave single weights unreadable.
+        """
+        if settings.get("offload_to_disk_path") is not None:
+            raise ValueError("offload_to_disk_path: not possible here; leave it out")
+        settings = {"num_blocks_per_group": 1, **settings} if "block" in offload_type else settings
+        places = {
+            "onload_device": torch.device(onload_device),
+            "offload_device": torch.device(offload_device),
+        }
+        for network in self.networks():
+            for part in network.children():  # blocks are found directly within a network alone
+                apply_group_offloading(part, offload_type=offload_type, **places, **settings)
+
+    def enable_sequential_cpu_offload(
+        self, gpu_id: int | None = None, device: torch.device | str | None = None
+    ) -> None:
+        """Keep every weight on the CPU but while its own layer runs: least memory, and slow.
+
+        Unlike diffusers' method it leaves buffers on the device, since CLIP's cannot be moved.
+        """
+        self.remove_all_hooks()
+        if device is None:
+            device = get_device() if gpu_id is None else f"{get_device()}:{gpu_id}"
+        self.to("cpu")
+        for network in self.networks():
+            cpu_offload(network, torch.device(device), offload_buffers=False)
+
+    def set_attention_slice(self, slice_size: int | str | None) -> None:
+        """Compute attention a few heads at a time; see enable_attention_slicing of diffusers."""
+        for network in self.networks():
+            for part in network.children():
+                if hasattr(part, "set_attention_slice"):
+                    part.set_attention_slice(slice_size)
+
+    def compile_networks(self, **settings: Any) -> None:
+        """Compile the networks of the stages in place; settings are those of torch.compile."""
+        for stage in STAGES:
+            if self.components[stage] is not None:
+                self.components[stage].compile(**settings)
+
+    def networks(self) -> list[nn.Module]:
+        """CLIP and the networks of the stages that this model has."""
+        parts = (self.components[name] for name in ("clip", *STAGES))
+        return [network for network in parts if network is not None]
+
+    @property
+    def _interrupt(self) -> bool:
+        """Always False: what diffusers keeps in a pipeline belongs to a call here."""
+        return False
+
+    @_interrupt.setter
+    def _interrupt(self, value: bool) -> None:
+        raise AttributeError("_interrupt: give the call interrupt=threading.Event() and set that")
+
+
+def brought(network: nn.Module) -> nn.Module:
+    """A network on the device where it runs, though its parts are called one by one.
+
+    Model offloading moves a network when its forward is called, and CLIP's never is.
+    """
+    hook = getattr(network, "_hf_hook", None)
+    if isinstance(hook, CpuOffload):
+        hook.pre_forward(network)
+    return network
