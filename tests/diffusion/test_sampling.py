@@ -217,13 +217,13 @@ def test_the_lowest_learned_variance_is_the_fixed_small_one():
     torch.testing.assert_close(result, expected)
 
 
-@pytest.mark.parametrize("scheduler_name", ["ddim", "dpm++", "fixed ddpm", "eulr", "unipc"])
+@pytest.mark.parametrize("scheduler_name", ["ddim", "dpm++", "fixed ddpm", "euler", "unipc"])
 def test_a_learned_variance_is_left_out_where_it_has_no_use(scheduler_name):
     schedulers = {
         "ddim": make_scheduler("ddim", "cosine", "eps"),
         "dpm++": make_scheduler("dpm++", "cosine", "eps"),
         "fixed ddpm": make_scheduler("ddpm", "cosine", "eps"),
-        "eulr": diffusers.EulerDiscreteScheduler(),
+        "euler": diffusers.EulerDiscreteScheduler(),
         "unipc": diffusers.UniPCMultistepScheduler(),
     }
     scheduler = schedulers[scheduler_name]

@@ -55,7 +55,6 @@ REFUSED = {
     "CogVideoXDPMScheduler": "is for video latents",
     "DDPMParallelScheduler": "is for parallel sampling",
     "DDIMParallelScheduler": "is for parallel sampling",
-    "KDPM2AncestralDiscreteScheduler": "is not finite with two steps",
     "PNDMScheduler": "cannot do one step, nor predictions of x_0",
 }
 

@@ -84,6 +84,8 @@ def make_scheduler(
             if ancestral
             else {}
         ),
+        # Solvers clip by thresholding alone, which is a clamp for a range of 1 and no other.
+        "thresholding": clip_range == 1 and not ancestral and sampler != "ddim",
         "clip_sample": clip_range is not None,
         "clip_sample_range": clip_range or 1.0,
         **own,

@@ -52,7 +52,14 @@ SAMPLER_CLASSES = dict.fromkeys(each.scheduler_class for each in SAMPLERS.values
 SCHEDULERS = (*SAMPLER_CLASSES, UnCLIPScheduler)
 OPTIONAL = ("prior", "upsampler_256", "upsampler_1024")
 # What denoise() reads of a scheduler's config where the class itself does not know it.
-HEEDED = {"clip_sample", "clip_sample_range", "timestep_spacing", "analytic", "score_norms"}
+HEEDED = {
+    "clip_sample",
+    "clip_sample_range",
+    "timestep_spacing",
+    "analytic",
+    "score_norms",
+    "thresholding",
+}
 SETTINGS = ("default_steps", "default_guidance")
 
 REMARKS = {"_class_name", "_diffusers_version", "_name_or_path"}  # of diffusers' config files
