@@ -13,9 +13,8 @@ from .folder import FolderSource
 from .leave_out import leave_out
 from .records import Source
 from .shards import ShardSource
-from .tables import STREAM_WINDOW, open_hub, open_parquet, open_saved
+from .tables import HUB, STREAM_WINDOW, open_hub, open_parquet, open_saved
 
-HUB = "hub:"
 KINDS = ("drawings", "folder", "shards", "parquet", "saved", "hub")
 
 

@@ -3,12 +3,13 @@
 Rows may hold a picture as its file's bytes, as {"bytes", "path"}, or as a path.
 """
 
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .addresses import is_remote
+from .addresses import is_remote, open_file
 from .folder import CAPTION_COLUMNS, column_of
 from .records import (
     LARGE_FILE,
@@ -19,11 +20,11 @@ from .records import (
     BadSample,
     clean_captions,
     hash_of,
-    is_safe_name,
 )
 
 IMAGE_COLUMNS = ("image", "jpg", "png", "img", "picture", "bytes", "image_bytes", "file_name")
 STREAM_WINDOW = 1024
+HUB = "hub:"
 
 
 class TableSource:
@@ -57,7 +58,8 @@ class TableSource:
 
     def picture(self, index: int) -> bytes:
         """The picture's file."""
-        return picture_bytes(self.dataset[index][self.image_column], self.folder, self.name(index))
+        cell = self.dataset[index][self.image_column]
+        return picture_bytes(cell, self.folder, self.name(index), hub_name(self.title))
 
 
 class StreamSource:
@@ -105,7 +107,7 @@ class StreamSource:
     def picture(self, index: int) -> bytes:
         """The picture's file."""
         cell = self._cell(index, self.image_column)
-        return picture_bytes(cell, self.folder, self.name(index))
+        return picture_bytes(cell, self.folder, self.name(index), hub_name(self.title))
 
     def _cell(self, index: int, column: str) -> Any:
         number, place = divmod(index, self.window)
@@ -121,6 +123,11 @@ class StreamSource:
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_number": -1, "_rows": {}, "_windows": None}
+
+
+def hub_name(title: str) -> str:
+    """owner/name of a hub's dataset; "" of any other."""
+    return title.removeprefix(HUB) if title.startswith(HUB) else ""
 
 
 def find_columns(names: list[str] | None, image: str, caption: str, where: str) -> tuple[str, str]:
@@ -142,8 +149,14 @@ def undecoded(dataset, image_column: str):
     return dataset
 
 
-def picture_bytes(value: Any, folder: Path, name: str) -> bytes:
+def picture_bytes(value: Any, folder: Path, name: str, hub: str = "") -> bytes:
     """The file of a table's cell.
+
+    Args:
+        value: the file's bytes, a path, or {"bytes", "path"}.
+        folder: that paths are relative to; those that lead out of it are refused.
+        name: of the sample.
+        hub: owner/name of the hub's dataset whose files a path may name as well.
 
     Raises:
         BadSample: when the cell holds none, or a path that leaves the folder or leads nowhere.
@@ -154,7 +167,7 @@ def picture_bytes(value: Any, folder: Path, name: str) -> bytes:
     elif isinstance(value, str):
         content, path = None, value
     if content is None and path:
-        content = _content_of(path, folder, name)
+        content = _content_of(str(path), folder, name, hub)
     if not isinstance(content, bytes) or not content:
         raise BadSample(NO_PICTURE, name)
     if len(content) > MAX_PICTURE_BYTES:
@@ -162,14 +175,21 @@ def picture_bytes(value: Any, folder: Path, name: str) -> bytes:
     return content
 
 
-def _content_of(path: str, folder: Path, name: str) -> bytes:
-    if is_remote(path) or not is_safe_name(path):
-        raise BadSample(MISSING_FILE, name)
+def _content_of(path: str, folder: Path, name: str, hub: str) -> bytes:
+    """A file that a cell names, read up to one byte more than is allowed."""
+    if is_remote(path):  # "hf://datasets/owner/name@revision/a.jpg", or "zip://a.jpg::hf://..."
+        place = path.split("::")[-1].removeprefix(f"hf://datasets/{hub}")
+        if not hub or place[:1] not in ("@", "/"):
+            raise BadSample(MISSING_FILE, name)
+        address = path
+    else:
+        address = os.path.abspath(folder / path)
+        if not Path(address).is_relative_to(os.path.abspath(folder)):
+            raise BadSample(MISSING_FILE, name)
     try:
-        if (folder / path).stat().st_size > MAX_PICTURE_BYTES:
-            raise BadSample(LARGE_FILE, name)
-        return (folder / path).read_bytes()
-    except OSError:
+        with open_file(address) as file:
+            return file.read(MAX_PICTURE_BYTES + 1)
+    except (OSError, ValueError):  # of a name with a NUL
         raise BadSample(MISSING_FILE, name) from None
 
 
@@ -215,10 +235,13 @@ def open_hub(
     Raises:
         ValueError: when it cannot be had, or has no such column.
     """
-    title = f"hub:{name}"
+    from datasets.config import HF_CACHE_HOME
+
+    title = f"{HUB}{name}"
     words = {"split": split, "revision": revision, "streaming": streaming}
     dataset = _load(title, name, subset, **words)
-    return _source(dataset, title, image_column, caption_column, Path(), streaming, window)
+    folder = Path(HF_CACHE_HOME).expanduser()  # the library's copies of a hub's files lie there
+    return _source(dataset, title, image_column, caption_column, folder, streaming, window)
 
 
 def _load(title: str, *args, **words):

@@ -81,12 +81,12 @@ def test_missing_files_and_columns_are_named(tmp_path, parquet_folder):
 def test_cells_of_every_form(tmp_path, picture_of):
     (tmp_path / "a.png").write_bytes(picture_of(3))
     forms = [picture_of(3), {"bytes": picture_of(3), "path": "x"}, {"bytes": None, "path": "a.png"}]
-    for value in [*forms, "a.png"]:
+    for value in [*forms, "a.png", str(tmp_path / "a.png")]:
         assert picture_bytes(value, tmp_path, "row") == picture_of(3)
     for value in (None, b"", {"bytes": None, "path": None}, 7, {}):
         with pytest.raises(BadSample, match="no picture"):
             picture_bytes(value, tmp_path, "row")
-    for path in ("gone.png", "../a.png", "/etc/passwd", "https://example.com/a.png"):
+    for path in ("gone.png", "../a.png", "/etc/passwd", "https://example.com/a.png", "\0"):
         with pytest.raises(BadSample, match="missing file"):
             picture_bytes(path, tmp_path, "row")
 
@@ -114,3 +114,16 @@ def test_what_cannot_be_read_is_named(tmp_path):
         open_source(str(tmp_path / "a.parquet"))
     with pytest.raises(ValueError, match=r"^data\.source: cannot read hub:owner/name"):
         open_source("hub:owner/name")  # no network in tests
+
+
+def test_only_the_datasets_own_files_are_read_from_the_hub(tmp_path, picture_of, monkeypatch):
+    import io
+
+    from unclip_train.data.sources import tables
+
+    monkeypatch.setattr(tables, "open_file", lambda address: io.BytesIO(picture_of(1)))
+    for path in ("hf://datasets/owner/name@main/a.jpg", "zip://a.jpg::hf://datasets/owner/name/b"):
+        assert picture_bytes({"bytes": None, "path": path}, tmp_path, "row", "owner/name")
+    for path in ("hf://datasets/owner/name-2/a.jpg", "hf://datasets/other/name/a", "file:///a.jpg"):
+        with pytest.raises(BadSample, match="missing file"):
+            picture_bytes(path, tmp_path, "row", "owner/name")
