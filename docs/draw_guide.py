@@ -164,7 +164,7 @@ def upscaling(draw: Drawing) -> Rows:
     drawn = [draw.pipe.upscale(draw.apple, size, seeds=1).images[0] for size in sizes]
     parts = []
     for picture in (draw.apple, *drawn):
-        edges = [round(share * picture.width) for share in (0.34, 0.06, 0.53, 0.25)]
+        edges = [round(share * picture.width) for share in (0.26, 0.38, 0.47, 0.59)]
         parts.append(picture.crop(edges))
     return [[draw.apple, *parts]]
 

@@ -196,6 +196,7 @@ class Editing:
         )
         seeds = arguments.image_seeds(generator, seeds, len(pictures))
         *earlier, x = self._passed(pictures, passes, seeds, callback_on_step_end)
+        self.maybe_free_model_hooks()
         output = UnCLIPOutput(
             finished(edits.resized_picture(x, size), output_type),
             None,
