@@ -44,7 +44,7 @@ NUM_LETTERED = 4
 
 def ablation(bench: Bench) -> Section:
     """Pictures without a z_img, from z_txt, and from the prior's   (unCLIP, figure 8)."""
-    examples = bench.choose(bench.best_group, "ablation", "ablation")
+    examples = bench.choose(bench.best_group, "ablation")
     section = Section(
         "ablation",
         "What the prior is for",

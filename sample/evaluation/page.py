@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable
+from functools import lru_cache
 from html import escape
 from pathlib import Path
 
@@ -220,6 +221,7 @@ def _tile(path: str | None, text: str, find: Find) -> str:
     return f'<figure><img alt="{alt}" src="{data_uri(find(path))}">{caption}</figure>'
 
 
+@lru_cache(maxsize=10_000)
 def data_uri(path: Path) -> str:
     """A PNG file's pixels, without what else it carries, as a URI that holds them."""
     from PIL import Image

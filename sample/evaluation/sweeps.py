@@ -53,7 +53,7 @@ def series_of(name: str, x: Sequence[float], cells: Sequence[Cell], labels=()) -
 
 def guidance(bench: Bench) -> Section:
     """The decoder's guidance against CMMD, CLIP score and diversity   (unCLIP, figures 9 to 11)."""
-    examples = bench.choose(bench.best_group, "guidance", "sweep")
+    examples = bench.choose(bench.best_group, "guidance")
     section = Section(
         "guidance",
         "Guidance",
@@ -184,7 +184,7 @@ def _guidance_gallery(drawn: dict[float, list[Drawn]], examples: Sequence[Exampl
 
 def steps(bench: Bench) -> Section:
     """The decoder's steps against quality, for each sampler."""
-    examples = bench.choose(bench.best_group, "steps", "sweep")
+    examples = bench.choose(bench.best_group, "steps")
     section = Section(
         "steps",
         "Steps and samplers",
@@ -250,7 +250,7 @@ def _enough(said: dict[str, dict[int, dict[str, Tensor]]]) -> str:
 
 def candidates(bench: Bench) -> Section:
     """How many embeddings the prior should choose among   (unCLIP, section 2.2: two)."""
-    examples = bench.choose(bench.best_group, "candidates", "sweep")
+    examples = bench.choose(bench.best_group, "candidates")
     section = Section(
         "candidates",
         "Candidates of the prior",

@@ -34,7 +34,7 @@ PLAIN_SHARE = 0.7  # of the random captions that name a single thing
 def nearest(bench: Bench) -> Section:
     """Drawn pictures of held-out pairs beside the training pictures most like them."""
     group = "heldout" if "heldout" in bench.source.groups else "pairs"
-    examples = bench.choose(group, "nearest", group)
+    examples = bench.choose(group, "nearest")
     drawn = bench.draw([bench.sample(e.caption) for e in examples], "nearest")
     training = [e for e in bench.source.training if e.id not in {x.id for x in examples}]
     z_training = embeddings_of(bench, training)

@@ -79,6 +79,7 @@ def small(monkeypatch):
     monkeypatch.setattr(sweeps, "GUIDANCES", (1.0, 3.0))
     monkeypatch.setattr(sweeps, "NUM_SEEDS", 2)
     monkeypatch.setattr(sweeps, "STEPS", (2, 3))
+    monkeypatch.setattr(sweeps, "SAMPLERS", ("ddpm", "dpm++", "nothing"))
     monkeypatch.setattr(sweeps, "CANDIDATES", (1, 2))
     monkeypatch.setattr(embeddings, "COMPONENTS", (2, 4))
     monkeypatch.setattr(embeddings, "NUM_VARIATIONS", 2)

@@ -108,7 +108,7 @@ def test_guidance_from_one_z_img_and_from_many(bench, small):
                 ],
                 "",
             )
-            for e in bench.choose("seen", "guidance", "sweep")
+            for e in bench.choose("seen", "guidance")
         ]
         for i, mode in enumerate(names)
     }
@@ -127,7 +127,7 @@ def test_ablation_ends_with_real_pictures_and_true_embeddings(bench):
     section = embeddings.ablation(bench)
     names = [row[0] for row in section.tables[0].rows]
     assert names == [*embeddings.CONDITIONS.values(), "real pictures"]
-    examples = bench.choose("seen", "ablation", "ablation")
+    examples = bench.choose("seen", "ablation")
     own = bench.own_z_img([e.pixels() for e in examples])
     samples = [
         bench.sample(e.caption, condition="z_img", z_img=z)
