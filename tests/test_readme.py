@@ -33,6 +33,10 @@ def test_command_parses(command):
         from unclip_sample.cli import parser
 
         parser().parse_args(words)
+    elif name == "unclip-convert":
+        from unclip_sample.convert import parser
+
+        parser().parse_args(words)
     elif name == "unclip-rank":
         from unclip_sample.rank import parser
 

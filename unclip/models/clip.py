@@ -172,6 +172,10 @@ class CLIP(nn.Module):
         folder = Path(folder)
         self.model.save_pretrained(folder, **kwargs)
         self.tokenizer.save_pretrained(folder)
+        self.save_processor(folder)
+
+    def save_processor(self, folder: Path) -> None:
+        """Write what is expected of pixels, and whether embeddings are brought to length 1."""
         processor = {
             "image_processor_type": "CLIPImageProcessor",
             "image_mean": self.image_mean.flatten().tolist(),

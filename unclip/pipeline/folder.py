@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 INDEX_NAME = "model_index.json"
+PRIOR_ALONE = "UnCLIPPrior"  # in the index of a folder that holds a prior and nothing else
 EMBEDDED = "emoji"
 
 

@@ -34,6 +34,7 @@ from unclip.pipeline.loading import NETWORKS, read_network
 from unclip.pipeline.memory import Memory, brought
 from unclip.pipeline.order import Order, check_order
 from unclip.pipeline.output import UnCLIPOutput, finished, settings_of
+from unclip.pipeline.published.hub import push
 from unclip.pipeline.published.sources import read_model
 from unclip.pipeline.saving import write_clip, write_folder, write_index, write_network
 from unclip.pipeline.schedulers import DEFAULT_SAMPLERS, chosen_scheduler, scheduler_for
@@ -227,6 +228,10 @@ class UnCLIPPipeline(LatentOperations, Editing, Memory, DiffusionPipeline):
             if parts[stage] is not None:
                 write_network(parts[stage], folder / stage, dtype, max_shard_size)
                 parts[f"{stage}_scheduler"].save_pretrained(folder / f"{stage}_scheduler")
+
+    def push_to_hub(self, name: str, license: str, **settings) -> str:
+        """Upload this model to the Hugging Face hub, with a model card; see published/hub.py."""
+        return push(self, name, license, **settings)
 
     def to(self, *args, **kwargs) -> UnCLIPPipeline:
         """Move all networks to a device, and the decoder and the upsamplers to a dtype."""

@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import safetensors.torch
@@ -16,8 +18,8 @@ from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from unclip.models.clip import CLIP
-from unclip.pipeline.folder import INDEX_NAME
-from unclip.pipeline.loading import CLIP_REMARKS, clip_sections
+from unclip.pipeline.folder import INDEX_NAME, PRIOR_ALONE
+from unclip.pipeline.loading import CLIP_REMARKS, NETWORK_STEM, clip_sections
 
 
 def write_folder(folder: Path, overwrite: bool, write) -> None:
@@ -71,15 +73,31 @@ def write_index(folder: Path, classes: dict[str, tuple], settings: dict) -> None
 
 
 def write_network(
-    network, folder: Path, dtype: torch.dtype | None, max_shard_size: int | str
+    network: Any,
+    folder: Path,
+    dtype: torch.dtype | None,
+    max_shard_size: int | str,
+    class_name: str | None = None,
+    left_out: Collection[str] = (),
 ) -> None:
-    """Write a Prior, Decoder or Upsampler as its own save_pretrained would, in any dtype."""
-    folder.mkdir()
+    """Write a network of diffusers' kind as its own save_pretrained would, in any dtype.
+
+    class_name: to be read as, where not its own; left_out: settings that class does not have.
+    """
     config = json.loads(network.to_json_string())
-    config.pop("_name_or_path", None)  # says where it was loaded from, on this machine
-    write_json(folder / "config.json", config)
-    stem = "diffusion_pytorch_model"
+    config["_class_name"] = class_name or config["_class_name"]
+    unsaid = {"_name_or_path", *left_out}  # the former: where it lay on this machine
+    config = {key: value for key, value in config.items() if key not in unsaid}
     state = stored_state(network, dtype, folder.name)
+    write_state(folder, NETWORK_STEM, state, config, max_shard_size)
+
+
+def write_state(
+    folder: Path, stem: str, state: dict[str, Tensor], config: dict, max_shard_size: int | str
+) -> None:
+    """Write a new folder of config.json and weights in safetensors, in shards where they ask it."""
+    folder.mkdir()
+    write_json(folder / "config.json", config)
     split = split_torch_state_dict_into_shards(
         state, filename_pattern=f"{stem}{{suffix}}.safetensors", max_shard_size=max_shard_size
     )
@@ -96,9 +114,7 @@ def write_clip(
     clip: CLIP, folder: Path, dtype: torch.dtype | None, max_shard_size: int | str
 ) -> None:
     """Write CLIP in the layout of CLIP.save_pretrained, in any dtype."""
-    backend = clip.tokenizer.backend_tokenizer  # what it was last asked for is no part of it
-    backend.no_truncation()
-    backend.no_padding()
+    forget_lengths(clip)
     had_bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -115,6 +131,28 @@ def write_clip(
         for key in set(settings) - known:  # old files keep settings that nothing reads any more
             del settings[key]
     write_json(path, config)
+
+
+def forget_lengths(clip: CLIP) -> None:
+    """What its tokenizer was last asked for is no part of it."""
+    backend = clip.tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+
+
+def write_prior(
+    parts: Mapping[str, Any], folder: Path, dtype: torch.dtype | None, max_shard_size: int | str
+) -> None:
+    """Write a prior alone, with its scheduler and the steps and guidance it is meant for."""
+    prior, scheduler = parts["prior"], parts["prior_scheduler"]
+    write_network(prior, folder / "prior", dtype, max_shard_size)
+    scheduler.save_pretrained(folder / "prior_scheduler")
+    settings = {"default_steps": parts["steps"], "default_guidance": parts["guidance"]}
+    classes = {
+        "prior": ("unclip", type(prior).__name__),
+        "prior_scheduler": ("diffusers", type(scheduler).__name__),
+    }
+    write_index(folder, classes, {"_class_name": PRIOR_ALONE, **settings})
 
 
 def stored_state(network: nn.Module, dtype: torch.dtype | None, name: str) -> dict[str, Tensor]:

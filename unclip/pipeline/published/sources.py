@@ -9,12 +9,14 @@ from typing import Any
 import torch
 
 from unclip.models.laion_prior import LaionPrior
-from unclip.pipeline.folder import INDEX_NAME, check_folder
+from unclip.pipeline.folder import INDEX_NAME, PRIOR_ALONE, check_folder
 from unclip.pipeline.loading import (
     NETWORKS,
+    SCHEDULERS,
     ModelFileError,
     one_line,
     read_clip,
+    read_index,
     read_json,
     read_network,
     read_pipeline,
@@ -22,6 +24,7 @@ from unclip.pipeline.loading import (
 )
 from unclip.pipeline.published import kandinsky, karlo, karlo_original, laion
 from unclip.pipeline.published.encoders import read_pixels, read_towers, read_whole
+from unclip.pipeline.published.settings import read_entries
 from unclip.pipeline.schedulers import DEFAULT_SAMPLERS, scheduler_for
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -84,14 +87,12 @@ def layout_of(path: Path, root: Path) -> str:
     if (path / INDEX_NAME).is_file():
         index = read_json(path / INDEX_NAME, root)
         name = index.get("_class_name")
-        if name in kandinsky.PIPELINES:
-            return "kandinsky"
+        if name in (*kandinsky.PIPELINES, PRIOR_ALONE):
+            return "prior" if name == PRIOR_ALONE else "kandinsky"
         foreign = name == karlo.TEXT_TO_IMAGE and "text_proj" in index
         return "karlo" if foreign or name == karlo.VARIATIONS else "unclip"
     if karlo_original.is_karlo_original(path):
         return "karlo original"
-    if (path / "prior" / "config.json").is_file():
-        return "prior"
     if path.is_dir() and any(file.suffix in laion.SUFFIXES for file in path.iterdir()):
         return "laion"
     raise FileNotFoundError(f"no model in {path}: it has no {INDEX_NAME}")
@@ -173,21 +174,36 @@ def read_prior(source: str | Path, variant: str | None = None) -> dict[str, Any]
     elif layout == "kandinsky":
         parts = kandinsky.read_kandinsky_prior(path, root, variant)
         steps, guidance = kandinsky.STEPS, kandinsky.GUIDANCE
-    elif layout in ("unclip", "prior"):
-        parts = read_own_prior(path, root)
+    elif layout == "prior":
+        parts, steps, guidance = read_own_prior(path, root)
+    elif layout == "unclip":
+        index = read_index(path, root)
+        if index["prior"] is None:
+            raise ModelFileError(f"{path / INDEX_NAME}: this model has no prior")
+        parts = read_prior_folders(path, root, index["prior_scheduler"])
     else:
         raise ModelFileError(f"{path}: its prior is not read alone; convert the model first")
     return {**parts, "steps": steps, "guidance": guidance}
 
 
-def read_own_prior(path: Path, root: Path) -> dict[str, Any]:
-    """prior/ and prior_scheduler/ of a folder that we wrote."""
+def read_own_prior(path: Path, root: Path) -> tuple[dict[str, Any], Any, Any]:
+    """A folder that saving.write_prior wrote: prior and scheduler, steps, guidance."""
+    where = path / INDEX_NAME
+    index = read_json(where, root)
+    settings = {name: index.pop(name, None) for name in ("default_steps", "default_guidance")}
+    allowed = {
+        "prior": [("unclip", cls.__name__) for cls in NETWORKS["prior"]],
+        "prior_scheduler": [("diffusers", cls.__name__) for cls in SCHEDULERS],
+    }
+    classes = read_entries(where, index, allowed)
+    return read_prior_folders(path, root, classes["prior_scheduler"]), *settings.values()
+
+
+def read_prior_folders(path: Path, root: Path, scheduler_class: str) -> dict[str, Any]:
+    """prior/ and prior_scheduler/ of a folder of ours."""
     prior = read_network(NETWORKS["prior"], path / "prior", torch.float32, root)
-    config = path / "prior_scheduler" / "scheduler_config.json"
-    if not config.is_file():
-        return {"prior": prior, "prior_scheduler": scheduler_for(prior, DEFAULT_SAMPLERS["prior"])}
-    name = str(read_json(config, root).get("_class_name"))
-    return {"prior": prior, "prior_scheduler": read_scheduler(config.parent, name, root)}
+    scheduler = read_scheduler(path / "prior_scheduler", scheduler_class, root)
+    return {"prior": prior, "prior_scheduler": scheduler}
 
 
 def fitting_prior(source: str | Path, variant: str | None, parts: dict[str, Any]) -> dict[str, Any]:
