@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextModelWithProjection
 
-from unclip import Decoder, LaionPrior, Prior, UnCLIPPipeline, Upsampler
+from unclip import Decoder, LaionPrior, Prior, Upsampler
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 GIB = 1 << 30
@@ -72,11 +72,6 @@ def components() -> dict[str, nn.Module]:
         }
 
 
-def upsampler_1024() -> float:
-    """Parameters of the last upsampler of the embedded model, in millions."""
-    return millions(UnCLIPPipeline.from_pretrained().upsampler_1024)
-
-
 def largest_layer(network: nn.Module) -> float:
     """Parameters of the layer that has the most of its own, in millions."""
     return (
@@ -106,7 +101,6 @@ def memory_rows(karlo: dict[str, nn.Module]) -> list[str]:
 def tables() -> str:
     """Both tables as Markdown."""
     every = components()
-    every["upsampler_1024 of the embedded model"] = UnCLIPPipeline.from_pretrained().upsampler_1024
     lines = ["| network | parameters (M) | float32 (GiB) | 16 bits (GiB) |", "|---|---|---|---|"]
     for name, network in every.items():
         count = millions(network)
