@@ -39,6 +39,25 @@ def test_every_stage_trains_on_a_folder(stage, large_folder, tiny_clip, tmp_path
     assert (tmp_path / "model" / "config.json").is_file()
 
 
+def test_a_run_on_pictures_resumes_exactly(large_folder, tmp_path):
+    """4 steps = 1 + 3, over an epoch's end, whatever the number of processes that read."""
+
+    def train(output, steps, workers):
+        words = ("data.framing=random", "data.flip=0.5", "run.log_every=1")
+        config = config_of("clip", large_folder, output, *words)
+        config.run.steps, config.data.workers = steps, workers
+        stage, dataset = make_stage("clip", config)
+        pin_data(config.output, dataset)
+        Engine(stage, dataset, config).train()
+        lines = (output / "log.jsonl").read_text().splitlines()
+        losses = [json.loads(line)["loss"] for line in lines]
+        return losses, (output / "model" / "model.safetensors").read_bytes()
+
+    straight = train(tmp_path / "straight", 4, 0)
+    train(tmp_path / "twice", 1, 2)
+    assert train(tmp_path / "twice", 4, 1) == straight
+
+
 def test_the_tokenizer_of_a_new_clip_knows_the_sources_words(large_folder, tmp_path):
     stage, _ = make_stage("clip", config_of("clip", large_folder, tmp_path))
     tokenizer = stage.network.clip.tokenizer
