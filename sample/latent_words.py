@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import math
 
 from unclip_sample.frames import is_animation
 from unclip_sample.request import RequestError, read_record
+from unclip_sample.words import number, share
 
 OPERATIONS = ("eta", "interpolate", "text_diff", "mix", "project", "condition")
 # Options that speak of some operations only, with the words that they go with.
@@ -22,6 +22,8 @@ OWN_OPTIONS = {
 }
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 PATHS = ("interpolate", "text_diff", "project")  # one picture a frame
+NOT_WITH_ANY = ("best_of", "x", "y", "dynamic_threshold", "prior_negative_prompt")
+OF_THE_PRIOR = ("prior_guidance", "prior_steps", "prior_scheduler", "candidates")
 OF_A_SUBJECT = ("text_diff", "project")
 OF_SUBJECTS = ("interpolate", "mix")
 
@@ -58,11 +60,6 @@ def add_words(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--grid", action="store_true", help="all pictures on one sheet")
 
 
-def share(text: str) -> float:
-    """A number from 0 to 1."""
-    return number(text, 0, 1)
-
-
 def weight(text: str) -> float:
     """A number from 0 to 1000."""
     return number(text, 0, 1000)
@@ -71,17 +68,6 @@ def weight(text: str) -> float:
 def weights(text: str) -> list[float]:
     """Numbers from -100 to 100."""
     return [number(part, -100, 100) for part in text.split(",")]
-
-
-def number(text: str, low: float, high: float) -> float:
-    """A number from low to high."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not low <= value <= high:
-        raise argparse.ArgumentTypeError(f"give a number from {low} to {high}, not {text!r}")
-    return value
 
 
 def frames(text: str) -> int:
@@ -179,6 +165,9 @@ def check_settings(args: argparse.Namespace, operation: str) -> None:
         raise RequestError(f"--num-images: {word(operation)} draws its own number of pictures")
     if args.scheduler not in (None, "ddim"):
         raise RequestError("--scheduler: latents are decoded by ddim; leave it out")
+    for name in NOT_WITH_ANY:
+        if given(args, name):
+            raise RequestError(f"{word(name)}: does not go with {word(operation)}; leave it out")
     check_prior(args, operation)
     if args.weights is not None and len(args.weights) != len(args.mix):
         raise RequestError(f"--weights: give {len(args.mix)}, one for each of --mix")
@@ -198,7 +187,7 @@ def check_prior(args: argparse.Namespace, operation: str) -> None:
     captions = any(not is_picture(subject) for subject in subjects)
     captions |= operation in OF_A_SUBJECT and args.image is None
     captions |= operation == "condition" and args.condition in (None, "prior")
-    for name in ("prior_guidance", "prior_steps"):
+    for name in OF_THE_PRIOR:
         if given(args, name) and not captions:
             raise RequestError(f"{word(name)}: no caption leads {word(operation)}; leave it out")
 

@@ -17,9 +17,11 @@ from unclip_sample.frames import is_animation, plan_animation, save_animation, s
 from unclip_sample.latent_words import OF_A_SUBJECT, OF_SUBJECTS, is_picture, operation_of, word
 from unclip_sample.outputs import plan_outputs
 from unclip_sample.request import Request, RequestError, first_given, read_picture, read_record
+from unclip_sample.stage_words import STAGES, by_stage, given_samplers
 
 BYTES_OF_A_LATENT = 110_000  # x_T of 64 pixels and z_img, as hexadecimal
 MAX_RECORD_BYTES = 8_000_000
+OF_THE_DECODER = ("guidance", "guidance_interval", "guidance_rescale")
 NUM_FRAMES = {"interpolate": 7, "text_diff": 5}
 MAX_THETA = 0.4
 
@@ -81,7 +83,7 @@ def request_of(
 ) -> Request:
     """What loading a model and recording its pictures wants to know."""
     seed = secrets.randbits(32) if args.seed is None else args.seed
-    samplers = dict(record.get("sampler") or {})
+    samplers = {**(record.get("sampler") or {}), **given_samplers(args)}
     samplers.pop("decoder", None)  # always DDIM, which no scheduler of the model need be
     return Request(
         prompts=[caption_of(args, operation, record)] * count,
@@ -116,21 +118,22 @@ def settings_of(
     args: argparse.Namespace, request: Request, record: dict[str, Any]
 ) -> dict[str, Any]:
     """Settings of the pipeline's operations, those that are given or recorded."""
-    steps = record.get("steps") if isinstance(record.get("steps"), dict) else {}
-    guidance = record.get("guidance") if isinstance(record.get("guidance"), dict) else {}
-    upsampler = args.upsampler_steps or (None, None)
+    steps = by_stage(record, "steps")
+    own = {name: by_stage(record, name).get("decoder") for name in OF_THE_DECODER}
+    asked = (args.prior_steps, args.steps, *(args.upsampler_steps or (None, None)))
     words = words_of(args, record)
     given = {
         "prompt": request.prompts[0],
         "negative_prompt": words["negative_prompt"],
-        "guidance_scale": first_given(args.guidance, guidance.get("decoder")),
+        "guidance_scale": first_given(args.guidance, own["guidance"]),
+        "guidance_interval": first_given(args.guidance_interval, own["guidance_interval"]),
+        "guidance_rescale": first_given(args.guidance_rescale, own["guidance_rescale"]),
+        "num_prior_candidates": args.candidates,
         "prior_guidance_scale": args.prior_guidance,
-        "prior_num_inference_steps": args.prior_steps,
-        "decoder_num_inference_steps": first_given(args.steps, steps.get("decoder")),
-        "upsampler_256_num_inference_steps": first_given(upsampler[0], steps.get("upsampler_256")),
-        "upsampler_1024_num_inference_steps": first_given(
-            upsampler[1], steps.get("upsampler_1024")
-        ),
+        **{
+            f"{stage}_num_inference_steps": first_given(value, steps.get(stage))
+            for stage, value in zip(STAGES, asked, strict=True)
+        },
         "num_refinements": args.refinements,
         "clip_guidance_scale": first_given(args.clip_guidance, record.get("clip_guidance")),
         "clip_prompt": words["clip_prompt"],
@@ -250,7 +253,7 @@ def again(pipe: Any, args: argparse.Namespace, record: dict[str, Any], settings:
     if args.seed is not None:
         seeds = [seed - seeds[0] + args.seed for seed in seeds]
     z_img = torch.stack([floats(text) for text in latents["z_img"]])
-    noise = pipe.noise(seeds)
+    noise = pipe.initial_noise("decoder", seeds)
     for row, text in enumerate(latents["x_T"]):
         if text is not None:
             noise[row] = floats(text, (3, size, size))
@@ -313,7 +316,9 @@ def report(
 def recorded(pipe: Any, output: Any, rows: slice) -> dict[str, Any]:
     """Latents as float32 in hexadecimal; None for noise that is the seed's own."""
     seeds, x_T, z_img = (member[rows] for member in (output.seeds, output.x_T, output.image_embeds))
-    own = [bool((a == b).all()) for a, b in zip(x_T, pipe.noise(seeds), strict=True)]
+    own = [
+        bool((a == b).all()) for a, b in zip(x_T, pipe.initial_noise("decoder", seeds), strict=True)
+    ]
     return {
         "seeds": seeds,
         "z_img": [hexadecimal(values) for values in z_img],

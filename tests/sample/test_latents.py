@@ -18,6 +18,7 @@ from unclip_sample.png import read_png, save_png
 SMALL = ("--size", 64, "--seed", 4, "--steps", 2)
 RED = ("--prompt", "a red apple")
 IMAGE = ("--image", "a.png")
+GUIDANCE = ("--guidance", 3, "--guidance-interval", "200,800", "--guidance-rescale", 0.7)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,7 @@ DRAWN = {
     "mix": (["--mix", "a.png", "a pear", "--weights", "2,-0.5", "--num-images", 2], 2),
     "project": ([*IMAGE, "--project", "0,1", "--fit-on", "."], 2),
     "condition": ([*RED, "--condition", "z_txt"], 1),
+    "guidance": ([*RED, "--condition", "prior", *GUIDANCE, "--candidates", 3], 1),
     "clip guidance": ([*RED, "--clip-guidance", 3, "--negative-prompt", "a plum"], 1),
 }
 
@@ -171,6 +173,9 @@ MISTAKES = {
     "a text without CLIP": ([*RED, "--clip-prompt", "a pear"], "--clip-prompt: give it with"),
     "prior of pictures": (["--mix", "a.png", "--prior-steps", "3"], "--prior-steps: no caption"),
     "prior without a prior": ([*RED, "--condition", "z_txt", "--prior-guidance", "2"], "--prior-g"),
+    "best of": (["--mix", "a.png", "--best-of", "4"], "--best-of: does not go with --mix"),
+    "a plot": ([*IMAGE, "--eta", "0.5", "--x", "guidance=1,2"], "--x: does not go with --eta"),
+    "candidates of none": ([*IMAGE, "--eta", "0.5", "--candidates", "3"], "--candidates: no capt"),
     "another sampler": ([*IMAGE, "--eta", "0", "--scheduler", "dpm++"], "--scheduler: latents"),
     "pictures of a way": (["--interpolate", "a.png", "b.png", "--num-images", "2"], "--num-images"),
     "many prompts": ([*RED, *RED, "--condition", "prior"], "--prompt: give one"),

@@ -21,7 +21,6 @@ from unclip.diffusion.sampling import (
     child_generators,
     ddim_invert,
     make_scheduler,
-    randn_per_sample,
     slerp,
 )
 from unclip.models.decoder import Decoder
@@ -95,7 +94,7 @@ class LatentOperations:
         z_img = z_img.repeat_interleave(arguments.check_count("num_images", num_images), dim=0)
         chosen = self._decoding(settings, own_noise=x_T is not None)
         seeds = arguments.image_seeds(chosen.generator, chosen.seeds, len(z_img))
-        latents = Latents(z_img, self.noise(seeds) if x_T is None else x_T)
+        latents = Latents(z_img, self.initial_noise("decoder", seeds) if x_T is None else x_T)
         return self._draw_latents(latents, seeds, chosen)
 
     def reconstruct(self, image: Any, **settings) -> LatentOutput:
@@ -116,17 +115,12 @@ class LatentOperations:
         chosen = self._decoding({**settings, "eta": eta or 0.0}, own_noise=eta is not None)
         seeds = arguments.image_seeds(chosen.generator, chosen.seeds, len(pictures) * num_images)
         if eta is None:
-            x_T = self.noise(seeds)
+            x_T = self.initial_noise("decoder", seeds)
             z_img = self.encode_images(pictures).repeat_interleave(num_images, dim=0)
             return self._draw_latents(Latents(z_img, x_T), seeds, chosen)
         found = self._invert(pictures, chosen)
         repeated = (member.repeat_interleave(num_images, dim=0) for member in found)
         return self._draw_latents(Latents(*repeated), seeds, chosen)
-
-    def noise(self, seeds: Sequence[int]) -> Tensor:
-        """The noise [B, 3, S, S] that a call of the pipeline begins from with these seeds."""
-        size = self.decoder.config.size
-        return randn_per_sample((3, size, size), child_generators(list(seeds), "decoder"))
 
     # --- moving z_img -------------------------------------------------------------------------
 
@@ -209,7 +203,9 @@ class LatentOperations:
         seeds = arguments.image_seeds(chosen.generator, chosen.seeds, num_images)
         z = self._latents_of(subjects, seeds[0], chosen, own_noise=False).z_img  # [N, D]
         z_img = weighted_sum(z, torch.tensor(weights).to(z)).expand(num_images, -1)
-        return self._draw_latents(Latents(z_img, self.noise(seeds)), seeds, chosen)
+        return self._draw_latents(
+            Latents(z_img, self.initial_noise("decoder", seeds)), seeds, chosen
+        )
 
     @torch.no_grad()
     def project(
@@ -252,7 +248,9 @@ class LatentOperations:
             z_img = self.encode([prompt]).z_txt.expand(num_images, -1)
         else:
             z_img = self.decoder.null_z_img(num_images).float()
-        return self._draw_latents(Latents(z_img, self.noise(seeds)), seeds, chosen)
+        return self._draw_latents(
+            Latents(z_img, self.initial_noise("decoder", seeds)), seeds, chosen
+        )
 
     # --- what they are made of ----------------------------------------------------------------
 
@@ -300,7 +298,7 @@ class LatentOperations:
                 continue
             else:
                 z_img = self.encode_images([subject])
-            found.append(Latents(z_img.cpu(), self.noise(seeds)))
+            found.append(Latents(z_img.cpu(), self.initial_noise("decoder", seeds)))
         return Latents.cat(found)
 
     def _invert(self, pictures: Sequence[Tensor], chosen: Decoding) -> Latents:
