@@ -176,6 +176,16 @@ def test_one_picture_is_edited_by_several_prompts(small):
     torch.testing.assert_close(several[1:2], alone, atol=1e-4, rtol=0)
 
 
+def test_one_embedding_or_text_serves_several_pictures(small):
+    pictures, z_img = [noise_picture(16, 0), noise_picture(16, 1)], torch.ones(1, 32)
+    for leading in ({"image_embeds": z_img}, {"text_embeds": small.encode([CAPTION])}):
+        drawn = small.inpaint(pictures, hole(16), seeds=4, **leading).images
+        known = levels(hole(16)) == 0
+        assert len(drawn) == 2
+        for one, picture in zip(drawn, pictures, strict=True):
+            assert (levels(one)[known] == levels(picture)[known]).all()
+
+
 def test_without_words_the_picture_s_own_embedding_leads(small):
     picture, mask = noise_picture(64), hole(64)
     x = torch.from_numpy(levels(picture)).permute(2, 0, 1)[None] / 127.5 - 1
@@ -185,6 +195,10 @@ def test_without_words_the_picture_s_own_embedding_leads(small):
     assert "prior" not in output.settings["stages"]
     given = small.inpaint(picture, mask, size=16, seeds=3, image_embeds=-z_img)
     torch.testing.assert_close(given.image_embeds, -z_img)
+    text = small.encode([CAPTION])
+    encoded = small.inpaint(picture, mask, size=16, seeds=3, text_embeds=text, output_type="pt")
+    written = small.inpaint(picture, mask, CAPTION, size=16, seeds=3, output_type="pt")
+    assert torch.equal(encoded.images, written.images)
 
 
 def test_resampling_runs_the_decoder_again_and_the_callback_hears_of_it(small):
@@ -284,7 +298,7 @@ def test_strength_leads_from_the_picture_to_a_drawing(small):
     target = torch.from_numpy(levels(picture)).permute(2, 0, 1) / 255
     faint = small.image_to_image(picture, CAPTION, 0.02, **settings)
     assert (faint.images[0] - target).abs().mean() < 0.1
-    assert faint.settings["edit"] == {"kind": "image-to-image", "strength": 0.02}
+    assert faint.settings["edit"] == {"kind": "image_to_image", "strength": 0.02}
     whole = small.image_to_image(picture, CAPTION, 1.0, **settings).images
     drawn = small(CAPTION, **settings).images
     torch.testing.assert_close(whole, drawn, atol=2e-2, rtol=0)

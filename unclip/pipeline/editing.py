@@ -29,7 +29,7 @@ class Editing:
     """Inpainting, outpainting, image-to-image and upscaling.
 
     Keywords that a method does not name itself are those of a call of the pipeline. Where neither
-    a caption nor image_embeds is given, the z_img of the picture itself leads. Pictures are cut to
+    a caption nor an embedding is given, the z_img of the picture itself leads. Pictures are cut to
     their middle square, but for outpaint().
     """
 
@@ -106,7 +106,7 @@ class Editing:
         strength = edits.check_strength(strength)
         edit = Edit(arguments.check_pictures(image), [], strength)
         output = self._edited(edit, image, prompt, size, settings)
-        return self._noted(output, edit, settings, kind="image-to-image")
+        return self._noted(output, edit, settings, kind="image_to_image")
 
     def _repainting(
         self,
@@ -131,17 +131,20 @@ class Editing:
         embeddings = arguments.check_embeddings(
             settings.get("image_embeds"), self.decoder.config.embedding_dim
         )
-        given = (edit.pictures, prompt, embeddings)
+        text = settings.get("text_embeds")
+        given = (edit.pictures, prompt, embeddings, None if text is None else text.z_txt)
         num_subjects = max(len(values) for values in given if values is not None)
         edit = replace(
             edit,
             pictures=arguments.spread("image", edit.pictures, num_subjects),
             masks=edit.masks and arguments.spread("mask", edit.masks, num_subjects),
         )
-        if prompt is not None:
-            prompt = arguments.spread("prompt", prompt, num_subjects)
-        led = prompt is not None or embeddings is not None
+        led = any(values is not None for values in (prompt, embeddings, text))
+        prompt = arguments.spread("prompt", prompt, num_subjects)
+        embeddings = arguments.spread("image_embeds", embeddings, num_subjects)
+        text = text and arguments.spread_text(text, num_subjects)
         settings = {**settings, "return_dict": True, "size": size, "edit": edit}
+        settings |= {"image_embeds": embeddings, "text_embeds": text}
         return self(prompt, image=None if led else image, **settings)
 
     def _noted(
