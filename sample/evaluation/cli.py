@@ -81,11 +81,10 @@ def export(args: argparse.Namespace, words: list[str]) -> int:
     """Draw prompts into the folders that another benchmark reads."""
     from unclip_sample.cli import model_folder
     from unclip_sample.exports import read_geneval_prompts, write_compbench, write_geneval
-    from unclip_sample.request import read_prompts_file
 
     model, folder = model_folder(args.model), Path(args.output)
     geneval = args.layout == "geneval"
-    read = read_geneval_prompts(Path(args.prompts)) if geneval else read_prompts_file(args.prompts)
+    read = read_geneval_prompts(Path(args.prompts)) if geneval else read_plain(args.prompts)
     check_writable(folder)
     pipeline, _ = load_pipeline(args, model)
     say = speaker(args, True)
@@ -103,6 +102,19 @@ def export(args: argparse.Namespace, words: list[str]) -> int:
     said = {"folder": str(folder), "prompts": len(read), "drawn_now": num_drawn}
     print(json.dumps(said, indent=2) if args.format == "json" else f"wrote {folder}")
     return 0
+
+
+def read_plain(path: str) -> list[str]:
+    """The lines of a text file that are not blank, a prompt each."""
+    from unclip_sample.prompts import PromptsError, read_lines
+
+    try:
+        prompts = [line.strip() for line in read_lines(path) if line.strip()]
+    except PromptsError as error:
+        raise RequestError(f"--prompts: {error}") from None
+    if not prompts:
+        raise RequestError(f"--prompts: {path} has no prompt; give one on each line")
+    return prompts
 
 
 def check_folder(name: str) -> Path:

@@ -13,6 +13,7 @@ from unclip.metrics.diversity import mean_pairwise_distance
 from unclip.metrics.similarity import clip_score, prior_cosines, probabilities_among
 from unclip_sample.encoder import logit_scale
 from unclip_sample.evaluation.bench import Bench, finding, with_interval
+from unclip_sample.evaluation.protocol import choose
 from unclip_sample.evaluation.results import (
     Cell,
     Column,
@@ -198,7 +199,7 @@ def components(bench: Bench) -> Section:
     """Pictures from the first principal components of z_img   (unCLIP, figure 7)."""
     from unclip.pipeline.principal_components import PrincipalComponents
 
-    fit = bench.source.training[:NUM_FIT]
+    fit = choose(bench.source.training, NUM_FIT, bench.seed, "components")
     principal = PrincipalComponents.fit(bench.own_z_img([example.pixels() for example in fit]))
     counts = [count for count in COMPONENTS if count <= principal.num_components]
     counts = counts or [principal.num_components]

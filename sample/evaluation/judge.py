@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from unclip import CLIP
-from unclip.metrics.attributes import halves
 from unclip.pipeline.folder import model_hash
 from unclip_sample.encoder import find_clip, load_clip, logit_scale
 
@@ -56,9 +55,15 @@ class Judge:
 
     @torch.no_grad()
     def see_halves(self, pictures: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """The left and the right halves of pictures, each judged alone: z_img [N, D] of both."""
-        left, right = halves(tensor_of(pictures), beside=True)
-        return self.look(left), self.look(right)
+        """The left and the right halves of pictures, each judged alone: z_img [N, D] of both.
+
+        The middle square of each half is looked at, in which a thing is as large as when it stands
+        alone: a judge finds few names of small ones.
+        """
+        x = tensor_of(pictures)
+        size = x.shape[-1]
+        rows = slice(size // 4, size // 4 + size // 2)
+        return self.look(x[:, :, rows, : size // 2]), self.look(x[:, :, rows, size // 2 :])
 
     @torch.no_grad()
     def look(self, x: Tensor) -> Tensor:
