@@ -281,9 +281,7 @@ def list_drawings(sets: dict[str, IconSet], names: Names, folder: Path) -> list[
                 family=family,
                 category=PEOPLE if concept in people else category,
                 shared=concept in shared,
-                held_out=concept in shared
-                and family in FAMILIES
-                and is_held_out(concept, family),
+                held_out=concept in shared and family in FAMILIES and is_held_out(concept, family),
                 folder=folder,
             )
             drawings.append(drawing)

@@ -95,9 +95,7 @@ def read_part(picture: Image.Image, scaled: tuple[int, int], box: Box) -> np.nda
     source = [end * scale for end, scale in zip(box, scales, strict=True)]  # of float pixels
     reach = [REACH * max(1.0, scale) + 1 for scale in scales[:2]]
     left, top = (max(0, math.floor(source[i] - reach[i])) for i in (0, 1))
-    right, bottom = (
-        min(picture.size[i], math.ceil(source[i + 2] + reach[i])) for i in (0, 1)
-    )
+    right, bottom = (min(picture.size[i], math.ceil(source[i + 2] + reach[i])) for i in (0, 1))
     part = flatten(picture.crop((left, top, right, bottom)))
     inside = (source[0] - left, source[1] - top, source[2] - left, source[3] - top)
     size = (box[2] - box[0], box[3] - box[1])

@@ -251,9 +251,11 @@ def report_lines(report: dict) -> list[str]:
             f"captions cut at {cut['tokens']} tokens: {cut['captions']} (by {cut['by']})",
         ]
     for kind in ("exact", "near"):
-        examples = "; ".join(" = ".join(names) for names in report["duplicates"][kind + "_examples"])
+        groups = report["duplicates"][kind + "_examples"]
+        examples = "; ".join(" = ".join(names) for names in groups)
         lines.append(
-            f"{kind} duplicates: {report['duplicates'][kind]}" + (f" ({examples})" if examples else "")
+            f"{kind} duplicates: {report['duplicates'][kind]}"
+            + (f" ({examples})" if examples else "")
         )
     return lines
 

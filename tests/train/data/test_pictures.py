@@ -90,7 +90,8 @@ def test_processes_never_repeat_a_draw(source):
 def test_captions_are_dropped_as_often_as_configured():
     """R22: a tenth of 20,000 captions, and half of the embeddings, independently."""
     generators = child_generators(list(range(20_000)), "train/decoder/0")
-    texts = torch.tensor([not caption for caption in drop_captions(["a"] * 20_000, 0.1, generators)])
+    captions = drop_captions(["a"] * 20_000, 0.1, generators)
+    texts = torch.tensor([not caption for caption in captions])
     embeddings = drop_mask(0.5, generators)
     assert abs(texts.float().mean() - 0.1) < 0.01
     assert abs(embeddings.float().mean() - 0.5) < 0.01

@@ -1,4 +1,4 @@
-"""Folders of pictures: captions from texts, metadata.jsonl or a CSV; what lacks something is named."""
+"""Folders of pictures: captions from texts, metadata.jsonl or a CSV; what lacks any is named."""
 
 import json
 from collections import Counter
