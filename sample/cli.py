@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from unclip_sample import edit_words, edits, latent_words, latents, plots, stage_words
-from unclip_sample.outputs import OutputError, plan_outputs
+from unclip_sample.outputs import plan_outputs
 from unclip_sample.prompts import is_shared, own_share
 from unclip_sample.request import Request, RequestError, read_request
+from unclip_sample.running import exit_status
 from unclip_sample.words import Parser, count, seed
 
 EXAMPLES = """examples:
@@ -101,19 +102,7 @@ def add_machine(group: argparse._ArgumentGroup) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; 0 when done, 2 for a mistake in the words, 1 for a run that failed."""
     args = parser().parse_args(arguments)
-    try:
-        return run(args)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:
-        if args.debug:
-            raise
-        line = " ".join(str(error).split()) or type(error).__name__
-        print(f"unclip-sample: {line}", file=sys.stderr)
-        return 2 if isinstance(error, RequestError | OutputError) else 1
+    return exit_status("unclip-sample", lambda: run(args), args.debug)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from unclip_sample.cli import check_device
 from unclip_sample.outputs import OutputError, plan_outputs
 from unclip_sample.request import RequestError
+from unclip_sample.running import exit_status
 from unclip_sample.words import Parser, count
 
 if TYPE_CHECKING:
@@ -91,19 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     if hasattr(sys.stdout, "reconfigure"):  # a file's name need not be text
         sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        return args.run(args)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:
-        if args.debug:
-            raise
-        line = " ".join(str(error).split()) or type(error).__name__
-        print(f"unclip-rank: {line}", file=sys.stderr)
-        return 2 if isinstance(error, RequestError | OutputError) else 1
+    return exit_status("unclip-rank", lambda: args.run(args), args.debug)
 
 
 # The work

@@ -11,29 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from unclip_sample.evaluation.words import parser, sizes_of
-from unclip_sample.outputs import OutputError, check_writable
+from unclip_sample.outputs import check_writable
 from unclip_sample.request import RequestError
+from unclip_sample.running import exit_status
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; 0 when done, 2 for a mistake in the words, 1 for a run that failed."""
     words = sys.argv[1:] if arguments is None else arguments
     args = parser().parse_args(words)
-    try:
+
+    def work() -> int:
         if args.command in COMMANDS:
             return COMMANDS[args.command](args, words)
         return args.run(args)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:
-        if getattr(args, "debug", False):
-            raise
-        line = " ".join(str(error).split()) or type(error).__name__
-        print(f"unclip-eval: {line}", file=sys.stderr)
-        return 2 if isinstance(error, RequestError | OutputError) else 1
+
+    return exit_status("unclip-eval", work, getattr(args, "debug", False))
 
 
 def report(args: argparse.Namespace, words: list[str]) -> int:
