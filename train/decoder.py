@@ -14,13 +14,10 @@ from torch import Tensor, nn
 from unclip.diffusion.gaussian import q_sample, target_for
 from unclip.diffusion.guidance import drop_mask
 from unclip.diffusion.losses import hybrid_loss, min_snr_weight, simple_loss
-from unclip.diffusion.sampling import (
-    child_generators,
-    denoise,
-    make_scheduler,
-    randn_per_sample,
-)
+from unclip.diffusion.noise import child_generators, randn_per_sample
+from unclip.diffusion.sampling import denoise
 from unclip.diffusion.schedule import make_schedule
+from unclip.diffusion.schedulers import make_scheduler
 from unclip.models.clip import CLIP
 from unclip.models.decoder import Decoder, known_part
 from unclip_train.conditions import image_embeddings

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unclip.diffusion.guidance import drop_mask
-from unclip.diffusion.sampling import randn_per_sample
+from unclip.diffusion.noise import randn_per_sample
 
 
 def draw_timesteps(num_steps: int, generators: Sequence[torch.Generator], device) -> Tensor:

@@ -28,7 +28,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from unclip.diffusion.sampling import child_generators
+from unclip.diffusion.noise import child_generators
 from unclip_train.checkpoint import (
     load_checkpoint,
     newest_checkpoint,

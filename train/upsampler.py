@@ -13,13 +13,10 @@ from torch import Tensor, nn
 
 from unclip.diffusion.gaussian import q_sample, target_for
 from unclip.diffusion.losses import simple_loss, x_0_loss_as_v
-from unclip.diffusion.sampling import (
-    child_generators,
-    denoise,
-    make_scheduler,
-    randn_per_sample,
-)
+from unclip.diffusion.noise import child_generators, randn_per_sample
+from unclip.diffusion.sampling import denoise
 from unclip.diffusion.schedule import make_schedule
+from unclip.diffusion.schedulers import make_scheduler
 from unclip.models.upsampler import Upsampler, resize
 from unclip_train.config import UpsamplerConfig, build_network, load_network
 from unclip_train.data.loader import to_unit_range

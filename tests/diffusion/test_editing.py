@@ -11,16 +11,12 @@ from unclip.diffusion.editing import (
     repaint,
     resampling_segments,
 )
+from unclip.diffusion.noise import child_generators, randn_per_sample
 from unclip.diffusion.samplers import SAMPLER_NAMES
-from unclip.diffusion.sampling import (
-    abar_of,
-    child_generators,
-    denoise,
-    make_scheduler,
-    randn_per_sample,
-    timesteps_for,
-)
+from unclip.diffusion.sampling import denoise
 from unclip.diffusion.schedule import make_schedule
+from unclip.diffusion.schedulers import abar_of, make_scheduler
+from unclip.diffusion.timesteps import timesteps_for
 
 IMAGE = (3, 8, 8)
 REPAINTERS = ("ddim", "ddpm", "dpm++", "dpm++sde", "dpm++s", "unipc", "deis", "sa")

@@ -18,8 +18,8 @@ from unclip.diffusion.gaussian import (
     x_0_from_prediction,
     x_0_from_v,
 )
-from unclip.diffusion.sampling import make_scheduler
 from unclip.diffusion.schedule import make_schedule
+from unclip.diffusion.schedulers import make_scheduler
 
 TIMES = torch.tensor([0, 1, 250, 600, 950])
 

@@ -5,14 +5,11 @@ import math
 import pytest
 import torch
 
-from unclip.diffusion.sampling import (
-    child_generators,
-    ddim_invert,
-    denoise,
-    make_scheduler,
-    randn_per_sample,
-    slerp,
-)
+from unclip.diffusion.interpolation import slerp
+from unclip.diffusion.inversion import ddim_invert
+from unclip.diffusion.noise import child_generators, randn_per_sample
+from unclip.diffusion.sampling import denoise
+from unclip.diffusion.schedulers import make_scheduler
 
 GOLDEN_SEEDS = [3221601117278604034, 7352917903161476240, 6344026265135377695]
 

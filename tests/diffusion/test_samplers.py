@@ -8,15 +8,11 @@ import torch
 
 from unclip.diffusion.analytic import estimate_score_norms, optimal_variance
 from unclip.diffusion.guidance import dynamic_threshold
+from unclip.diffusion.noise import child_generators, randn_per_sample
 from unclip.diffusion.samplers import REFUSED, SAMPLER_NAMES, sampler_name
-from unclip.diffusion.sampling import (
-    abar_of,
-    child_generators,
-    denoise,
-    make_scheduler,
-    randn_per_sample,
-    timesteps_for,
-)
+from unclip.diffusion.sampling import denoise
+from unclip.diffusion.schedulers import abar_of, make_scheduler
+from unclip.diffusion.timesteps import timesteps_for
 
 MEAN, STD = 0.3, 0.4  # of Gaussian data, whose best network is a formula
 DIM, NUM_SAMPLES = 32, 200

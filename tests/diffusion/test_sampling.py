@@ -7,16 +7,12 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UnCLIPScheduler
 
-from unclip.diffusion.sampling import (
-    FAST27,
-    child_generators,
-    ddim_step,
-    denoise,
-    make_scheduler,
-    randn_per_sample,
-    timesteps_for,
-)
+from unclip.diffusion.noise import child_generators, randn_per_sample
+from unclip.diffusion.sampling import denoise
 from unclip.diffusion.schedule import make_schedule
+from unclip.diffusion.schedulers import make_scheduler
+from unclip.diffusion.stepping import ddim_step
+from unclip.diffusion.timesteps import FAST27, timesteps_for
 
 IMAGE = (3, 4, 4)
 

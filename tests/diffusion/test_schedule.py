@@ -6,8 +6,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from unclip.diffusion.sampling import make_scheduler
 from unclip.diffusion.schedule import gather, make_schedule
+from unclip.diffusion.schedulers import make_scheduler
 
 
 def test_cosine_follows_its_formula():

@@ -4,7 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unclip.diffusion.sampling import child_generators, denoise, make_scheduler, randn_per_sample
+from unclip.diffusion.noise import child_generators, randn_per_sample
+from unclip.diffusion.sampling import denoise
+from unclip.diffusion.schedulers import make_scheduler
 from unclip.diffusion.tiles import tile_starts, tiled, window
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from unclip import PrincipalComponents
 from unclip.pipeline.arguments import check_pictures
-from unclip.pipeline.latents import text_difference
+from unclip.pipeline.directions import text_difference
 
 SMALL = {"size": 64, "output_type": "pt"}
 STEPS = 6
@@ -175,7 +175,7 @@ def test_z_img_goes_at_an_even_pace_through_every_subject(smooth):
 
 
 def test_fixed_noise_stays_and_needs_no_inversion(smooth, monkeypatch):
-    monkeypatch.setattr("unclip.pipeline.latents.ddim_invert", None)
+    monkeypatch.setattr("unclip.pipeline.latent_drawing.ddim_invert", None)
     way = smooth.interpolate([RED, BLUE], num_frames=3, noise="fixed", seeds=4, **SMALL)
     assert torch.equal(way.x_T, way.x_T[:1].expand(3, -1, -1, -1))
     fresh = smooth.vary(BLUE, eta=None, seeds=4, **SMALL)

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from unclip import Interrupted, UnCLIPPipeline
-from unclip.diffusion.sampling import child_generators, randn_per_sample
+from unclip.diffusion.noise import child_generators, randn_per_sample
 from unclip_sample import cli
 from unclip_sample.png import read_png, save_png
 

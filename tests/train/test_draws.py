@@ -2,7 +2,7 @@
 
 import torch
 
-from unclip.diffusion.sampling import child_generators
+from unclip.diffusion.noise import child_generators
 from unclip_train.draws import draw_logit_normal_timesteps, draw_noise_like, draw_timesteps
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from unclip.diffusion.sampling import child_generators
+from unclip.diffusion.noise import child_generators
 from unclip_train.cli import main, make_stage
 from unclip_train.config import load_config
 from unclip_train.data.cli import main as data_main

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unclip import CLIP
-from unclip.diffusion.sampling import child_generators
+from unclip.diffusion.noise import child_generators
 from unclip_train.cli import make_stage
 from unclip_train.clip import augmented, moved
 from unclip_train.config import ConfigError

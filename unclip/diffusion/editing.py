@@ -16,7 +16,11 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, SchedulerMixin, UnCLIPScheduler
 from torch import Tensor
 
-from .sampling import Predict, Steps, abar_of, denoise, randn_per_sample, timesteps_for
+from .noise import randn_per_sample
+from .prediction import Predict
+from .sampling import denoise
+from .schedulers import abar_of
+from .timesteps import Steps, timesteps_for
 
 
 def noised(x: Tensor, eps: Tensor, abar: float, abar_from: float = 1.0) -> Tensor:

@@ -10,7 +10,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from .sampling import Predict
+from .prediction import Predict
 
 Tile = tuple[slice, slice]  # rows and columns of the canvas
 PredictTile = Callable[[Tensor, Tensor, Tile], Tensor]

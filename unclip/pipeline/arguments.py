@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unclip.diffusion.sampling import Steps, timesteps_for
+from unclip.diffusion.timesteps import Steps, timesteps_for
 from unclip.models.clip import TextEncoding, text_config_of
 from unclip.pictures import to_rgb
 from unclip.pipeline.schedulers import check_scheduler

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unclip.diffusion.gaussian import eps_from_x_0, target_for, x_0_from_prediction
 from unclip.diffusion.guidance import lead
-from unclip.diffusion.sampling import Predict
+from unclip.diffusion.prediction import Predict
 from unclip.diffusion.schedule import gather, make_schedule
 from unclip.models.clip import CLIP
 from unclip.pipeline.stages import Stage

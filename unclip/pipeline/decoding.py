@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unclip.diffusion.sampling import Steps
+from unclip.diffusion.timesteps import Steps
 from unclip.pipeline import arguments
 from unclip.pipeline.settings import check_interval
 

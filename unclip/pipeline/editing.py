@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unclip.diffusion.sampling import Steps
+from unclip.diffusion.timesteps import Steps
 from unclip.pipeline import arguments, edits, enlarging
 from unclip.pipeline.edits import Edit
 from unclip.pipeline.enlarging import Pass

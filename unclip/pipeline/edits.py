@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from unclip.diffusion.editing import check_scheduler, denoise_from, repaint
-from unclip.diffusion.sampling import child_generators
+from unclip.diffusion.noise import child_generators
 from unclip.models.decoder import known_part
 from unclip.models.upsampler import resize
 from unclip.pictures import decode, upright

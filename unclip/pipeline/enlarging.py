@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from unclip.diffusion.sampling import Steps
+from unclip.diffusion.timesteps import Steps
 from unclip.models.upsampler import Upsampler
 from unclip.pipeline.arguments import STAGES, check_steps, short
 from unclip.pipeline.edits import is_whole

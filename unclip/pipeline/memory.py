@@ -1,13 +1,13 @@
-"""Fitting a pipeline to its machine: offloading, slicing, compiling, as methods of UnCLIPPipeline.
+"""Fitting a pipeline to its machine: devices, offloading, slicing, compiling.
 
-Model offloading is diffusers' own, with the prior included. What a stage needs of a
-weight outside of a forward pass (the prior's statistics, the decoder's null embedding, CLIP's
-towers) is brought to the device by hand: see stages.execution_device.
+Methods of UnCLIPPipeline. Model offloading is diffusers' own, with the prior included. What a
+stage needs of a weight outside of a forward pass (the prior's statistics, the decoder's null
+embedding, CLIP's towers) is brought to the device by hand: see stages.execution_device.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from accelerate import cpu_offload
@@ -20,7 +20,17 @@ from unclip.pipeline.arguments import STAGES
 
 
 class Memory:
-    """Less memory, or more speed, for the same pictures."""
+    """Devices and dtypes; less memory, or more speed, for the same pictures."""
+
+    def to(self, *args, **kwargs) -> Self:
+        """Move all networks to a device, and the decoder and the upsamplers to a dtype."""
+        device, dtype = split_move(args, kwargs)
+        if device is not None:
+            super().to(device)
+        for network in (self.decoder, self.upsampler_256, self.upsampler_1024):
+            if network is not None and dtype is not None:
+                nn.Module.to(network, dtype)
+        return self
 
     def enable_group_offload(
         self,
@@ -98,3 +108,25 @@ def brought(network: nn.Module) -> nn.Module:
     if isinstance(hook, CpuOffload):
         hook.pre_forward(network)
     return network
+
+
+def check_dtype(dtype: Any) -> None:
+    """Refuse a dtype that networks cannot be in."""
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"dtype: give torch.float32, bfloat16 or float16, not {dtype!r}")
+
+
+def split_move(args: tuple, kwargs: dict) -> tuple[torch.device | None, torch.dtype | None]:
+    """The device and the dtype of a call of to(device), to(dtype) or to(device, dtype)."""
+    unknown = set(kwargs) - {"device", "dtype", "silence_dtype_warnings"}
+    device, dtype = kwargs.get("device"), kwargs.get("dtype")
+    for value in args:
+        if isinstance(value, torch.dtype):
+            dtype = value
+        elif value is not None:
+            device = value
+    if unknown or len(args) > 2:
+        raise ValueError("to: give a device, a dtype or both")
+    if dtype is not None:
+        check_dtype(dtype)
+    return None if device is None else torch.device(device), dtype

@@ -9,7 +9,7 @@ from typing import Any
 from diffusers import SchedulerMixin
 
 from unclip.diffusion.samplers import SAMPLER_NAMES, check_scheduler_class
-from unclip.diffusion.sampling import PREDICTION_TYPES, make_scheduler
+from unclip.diffusion.schedulers import PREDICTION_TYPES, make_scheduler
 
 # Ancestral sampling for the prior and the decoder, DDIM for the upsamplers (DALL-E 2, appendix C).
 DEFAULT_SAMPLERS = {

@@ -10,7 +10,7 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
-from unclip.diffusion.sampling import Steps
+from unclip.diffusion.timesteps import Steps
 from unclip.pipeline import arguments
 from unclip.pipeline.arguments import GUIDED, STAGES
 from unclip.pipeline.schedulers import chosen_scheduler, thresholded

@@ -18,14 +18,11 @@ from torch import Tensor, nn
 
 from unclip.diffusion.analytic import estimate_score_norms
 from unclip.diffusion.guidance import guide, rescale, scale_in_interval
-from unclip.diffusion.sampling import (
-    Predict,
-    Steps,
-    child_generators,
-    denoise,
-    randn_per_sample,
-)
+from unclip.diffusion.noise import child_generators, randn_per_sample
+from unclip.diffusion.prediction import Predict
+from unclip.diffusion.sampling import denoise
 from unclip.diffusion.tiles import tile_starts, tiled
+from unclip.diffusion.timesteps import Steps
 from unclip.models.clip import CLIP, TextEncoding
 from unclip.models.prior_transformer import Prefix
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from unclip import UnCLIPPipeline
-from unclip.diffusion.sampling import child_generators, randn_per_sample
+from unclip.diffusion.noise import child_generators, randn_per_sample
 
 STAGES = {"prior": (32,), "decoder": (3, 8, 8), "upsampler_256": (3, 32, 32)}
 TOLERANCE = 1e-4

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from unclip.diffusion.guidance import drop_mask
-from unclip.diffusion.sampling import child_generators
+from unclip.diffusion.noise import child_generators
 from unclip_train.data.loader import BadDataError, PositionSampler, make_loader
 from unclip_train.data.pictures import NoGoodSample, PictureCropDataset, PictureDataset
 from unclip_train.data.sources.opening import Reading, open_source

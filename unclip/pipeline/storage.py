@@ -1,0 +1,129 @@
+"""A pipeline from folders and to folders, as methods of UnCLIPPipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from unclip.diffusion.timesteps import Steps
+from unclip.models.clip import CLIP
+from unclip.models.decoder import Decoder
+from unclip.models.prior import Prior
+from unclip.models.upsampler import Upsampler
+from unclip.pipeline.arguments import STAGES
+from unclip.pipeline.loading import NETWORKS, read_network
+from unclip.pipeline.memory import check_dtype
+from unclip.pipeline.published.hub import push
+from unclip.pipeline.published.sources import read_model
+from unclip.pipeline.saving import write_clip, write_folder, write_index, write_network
+from unclip.pipeline.schedulers import DEFAULT_SAMPLERS, scheduler_for
+from unclip.pipeline.stages import TOKENIZING
+
+
+class Storage:
+    """Reading, joining, writing and publishing models."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+        variant: str | None = None,
+        clip: str | Path | None = None,
+        prior: str | Path | None = None,
+        upsampler_1024: str | Path | None = None,
+    ) -> Self:
+        """Read a model that save_pretrained wrote or that others published; the embedded one.
+
+        path: a folder, or a name of the Hugging Face hub ("kakaobrain/karlo-v1-alpha"); without
+        it, the embedded model. docs/checkpoints.md lists the layouts. variant: the word in the
+        names of a published model's files ("fp16"). clip, prior, upsampler_1024: folders, files
+        or names of parts that take the place of the model's own; "embedded" is the last upsampler
+        of the embedded model.
+
+        Strict, running nothing that stands in the files: see loading.py.
+
+        Raises:
+            FileNotFoundError: when the folder or a file of it is missing.
+            ModelFileError: a ValueError that names the file in which something is wrong.
+        """
+        check_dtype(dtype)
+        pipeline = cls(**read_model(path, dtype, variant, clip, prior, upsampler_1024))
+        return pipeline if device is None else pipeline.to(device)
+
+    @classmethod
+    def from_stages(
+        cls,
+        clip: CLIP | str | Path,
+        decoder: Decoder | str | Path,
+        prior: Prior | str | Path | None = None,
+        upsampler_256: Upsampler | str | Path | None = None,
+        upsampler_1024: Upsampler | str | Path | None = None,
+        default_steps: Mapping[str, Steps] | None = None,
+        default_guidance: Mapping[str, float] | float | None = None,
+        samplers: Mapping[str, str] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Self:
+        """Join networks, or the folders that training wrote, into a pipeline.
+
+        samplers: names by stage ("ddpm", "ddim", "unipc", ...), where they should not be those of
+        DEFAULT_SAMPLERS. The schedulers follow each network's config.
+        """
+        check_dtype(dtype)
+        given = dict(zip(STAGES, (prior, decoder, upsampler_256, upsampler_1024), strict=True))
+        samplers = DEFAULT_SAMPLERS | dict(samplers or {})
+        parts: dict[str, Any] = {}
+        for stage, network in given.items():
+            if isinstance(network, str | Path):
+                kind = torch.float32 if stage == "prior" else dtype
+                network = read_network(NETWORKS[stage], Path(network), kind)
+            parts[stage] = network
+            parts[f"{stage}_scheduler"] = network and scheduler_for(network, samplers[stage])
+        clip = clip if isinstance(clip, CLIP) else CLIP.from_pretrained(clip)
+        return cls(
+            clip=clip.model,
+            tokenizer=clip.tokenizer,
+            image_mean=clip.image_mean.flatten().tolist(),
+            image_std=clip.image_std.flatten().tolist(),
+            normalize=clip.normalize,
+            default_steps=default_steps,
+            default_guidance=default_guidance,
+            **parts,
+        )
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        dtype: torch.dtype | None = None,
+        max_shard_size: int | str = "15MB",
+        overwrite: bool = False,
+    ) -> None:
+        """Write everything that from_pretrained needs: safetensors and JSON, whole or not at all.
+
+        dtype: of the stored weights, that of the networks unless given.
+
+        Raises:
+            FileExistsError: when the folder is not empty and overwrite is not set, or when it
+                holds what is no model.
+            FloatingPointError: for weights that are not finite.
+        """
+        write_folder(Path(folder), overwrite, lambda new: self._write(new, dtype, max_shard_size))
+
+    def _write(self, folder: Path, dtype: torch.dtype | None, max_shard_size: int | str) -> None:
+        parts = self.components
+        settings = {key: self.config[key] for key in ("default_steps", "default_guidance")}
+        write_index(folder, {name: tuple(self.config[name]) for name in parts}, settings)
+        with TOKENIZING:
+            write_clip(self.text_and_image_encoder(), folder / "clip", dtype, max_shard_size)
+        for stage in STAGES:
+            if parts[stage] is not None:
+                write_network(parts[stage], folder / stage, dtype, max_shard_size)
+                parts[f"{stage}_scheduler"].save_pretrained(folder / f"{stage}_scheduler")
+
+    def push_to_hub(self, name: str, license: str, **settings) -> str:
+        """Upload this model to the Hugging Face hub, with a model card; see published/hub.py."""
+        return push(self, name, license, **settings)
