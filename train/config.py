@@ -83,8 +83,11 @@ class RunConfig:
     batch_size: int = 64  # samples of one update, over all processes and micro-batches
     gradient_accumulation: int = 1  # micro-batches of an update
     precision: str = "no"  # or "bf16", "fp16"
-    ema_decay: float = 0.9999
+    ema_decay: Any = 0.9999  # or several in a list; the first is looked at
+    export_ema: float | None = None  # which of them model/ gets; the first when not given
     compile: bool = False
+    gradient_checkpointing: bool = False  # less memory for activations, a third more time
+    halve_on_oom: bool = False  # out of memory: go on with micro-batches of half the size
     seed: int = 0
     log_every: int = 20  # updates
     save_every: int = 500

@@ -9,26 +9,20 @@ was stopped and resumed is the run that never stopped.
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
 import math
-import os
 import shutil
-import signal
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration
-from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from unclip.diffusion.noise import child_generators
+from unclip_train.averages import Averages
 from unclip_train.checkpoint import (
     load_checkpoint,
     newest_checkpoint,
@@ -38,14 +32,16 @@ from unclip_train.checkpoint import (
     save_checkpoint,
     unpack_optimizer,
 )
-from unclip_train.config import (
-    ConfigError,
-    DataConfig,
-    OptimizerConfig,
-    StageConfig,
-    save_config,
-)
+from unclip_train.config import ConfigError, StageConfig, save_config
 from unclip_train.data.loader import PositionSampler, make_loader
+from unclip_train.identity import config_hash
+from unclip_train.log import Log
+from unclip_train.optimizer import make_optimizer, set_learning_rate
+from unclip_train.processes import Agreement, make_accelerator
+from unclip_train.signals import Interrupted, Stopped, StopSignals
+
+MAX_SKIPPED_IN_A_ROW = 10
+ECHO_S = 1.0  # within which a launcher repeats the terminal's signal
 
 
 class Stage(Protocol):
@@ -66,36 +62,23 @@ class Stage(Protocol):
         """A picture of what the network can do by now, or nothing."""
 
 
-class Stopped(Exception):
-    """A signal asked the run to stop; everything is saved."""
-
-    def __init__(self, signal_number: int, step: int):
-        super().__init__(
-            f"stopped by {signal.Signals(signal_number).name} after step {step}, saved"
-        )
-        self.exit_code = 128 + signal_number
-
-
 class Engine:
     """Trains a stage from its newest checkpoint, or from the start, to its last step."""
 
     def __init__(self, stage: Stage, dataset: Dataset, config: StageConfig):
         self.stage, self.dataset, self.config, self.run = stage, dataset, config, config.run
         self.folder = Path(config.output)
-        self.accelerator = Accelerator(
-            mixed_precision=self.run.precision,
-            gradient_accumulation_steps=self.run.gradient_accumulation,
-            dataloader_config=DataLoaderConfiguration(),
-            cpu=not torch.cuda.is_available(),
-        )
+        self.accelerator = make_accelerator(self.run.precision)
+        self.agreement = Agreement(self.accelerator.num_processes)
+        self.signals = StopSignals(ECHO_S if self.accelerator.num_processes > 1 else 0.0)
         network = stage.network.to(memory_format=torch.channels_last).train()
-        self.optimizer = make_optimizer(network, config.optimizer)
-        self.ema = EMAModel(network.parameters(), decay=self.run.ema_decay)
-        self.step = 0
-        self.network, self.optimizer = self.accelerator.prepare(network, self.optimizer)
-        self.ema.to(self.accelerator.device)
+        optimizer = make_optimizer(network, config.optimizer)
+        self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
+        self.averages = Averages(self.bare_network, list_decays(self.run.ema_decay))
         self.forward = torch.compile(self.network) if self.run.compile else self.network
-        self.signal_number = 0
+        self.step = self.saved_step = 0
+        self.num_skipped = self.skipped_in_a_row = 0
+        self.waited_s = 0.0  # for data, in the update of now
         self._resume()
 
     @property
@@ -107,7 +90,7 @@ class Engine:
         """Run every update that is left.
 
         Raises:
-            FloatingPointError: when a loss or gradient is not finite; nothing of it is saved.
+            FloatingPointError: when no loss or gradient is finite any more.
             Stopped: after SIGTERM or SIGINT, with everything saved.
         """
         if self.step >= self.run.steps:
@@ -115,7 +98,18 @@ class Engine:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         save_config(self.config, self.folder / "run.yaml")
-        sampler = PositionSampler(
+        is_main = self.accelerator.is_main_process
+        log = Log(self.folder, self.step, self.run.batch_size, is_main)
+        try:
+            with self.signals:
+                self._run(iter(make_loader(*self._share(), self.config.data.workers)), log)
+        finally:
+            log.close()
+        self.report(f"done: {self.folder / 'model'}")
+
+    def _share(self) -> tuple[Dataset, PositionSampler]:
+        """The data, and which of it this process reads."""
+        return self.dataset, PositionSampler(
             self.run.batch_size,
             self.step,
             self.run.steps,
@@ -123,100 +117,170 @@ class Engine:
             self.accelerator.process_index,
             self.accelerator.num_processes,
         )
-        batches = iter(make_loader(self.dataset, sampler, self.config.data.workers))
-        log = Log(self, self.step)
-        handlers = {number: signal.signal(number, self._ask_to_stop) for number in STOP_SIGNALS}
+
+    def _run(self, batches, log: Log) -> None:
+        """Update until the last step, or until a signal is agreed on."""
         try:
             while self.step < self.run.steps:
-                log.add(self.update(batches))
+                log.add(self.update(batches), self.waited_s)
                 self._mark(log)
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-            log.close()
-        self.report(f"done: {self.folder / 'model'}")
+        except Interrupted:
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.saved_step != self.step:
+                self.save()
+            raise Stopped(self.signals.number, self.step) from None
 
     def update(self, batches) -> dict[str, float]:
-        """One step of the optimizer over all micro-batches of an update."""
-        torch.manual_seed(
-            child_generators([self.step], f"dropout/{self.run.seed}")[0].initial_seed()
-        )
+        """One step of the optimizer over all micro-batches of an update.
+
+        Returns what the loss names, averaged over micro-batches and processes, and the gradient's
+        norm; nothing where the update was skipped because one of them is not finite.
+        """
+        self._seed_dropout()
         set_learning_rate(self.optimizer, self.config.optimizer, self.step, self.run.steps)
-        sums: dict[str, float] = {}
-        for _ in range(self.run.gradient_accumulation):
-            batch = next(batches)
+        count, sums, self.waited_s = self.run.gradient_accumulation, {}, 0.0
+        for number in range(1, count + 1):
+            batch = self._next(batches)
             generators = child_generators(
                 batch["position"], f"train/{self.stage.name}/{self.run.seed}"
             )
-            with self.accelerator.accumulate(self.network), self.accelerator.autocast():
+            last = contextlib.nullcontext() if number == count else self._without_sync()
+            with last, self.accelerator.autocast():
                 parts = self.stage.loss(self.forward, batch, generators)
-                self.accelerator.backward(parts["loss"])
-                if self.accelerator.sync_gradients:
-                    parts["grad_norm"] = self._clip_gradients()
-                    self.optimizer.step()
-                    self.optimizer.zero_grad(set_to_none=True)
+                self.accelerator.backward(parts["loss"] / count)
             for name, value in parts.items():
-                count = 1 if name == "grad_norm" else self.run.gradient_accumulation
-                sums[name] = sums.get(name, 0.0) + float(value.detach()) / count
-        self.step += 1
-        self.ema.step(self.bare_network.parameters())
-        return sums
+                sums[name] = sums.get(name, 0.0) + value.detach().float() / count
+        sums["grad_norm"] = self._clip_gradients()
+        return self._step(self._shared(sums))
+
+    def _seed_dropout(self) -> None:
+        """Dropout is a function of the step, and another in every process."""
+        rank = self.accelerator.process_index
+        stream = f"dropout/{self.run.seed}" + (f"/{rank}" if rank else "")
+        torch.manual_seed(child_generators([self.step], stream)[0].initial_seed())
+
+    def _next(self, batches) -> dict:
+        """The next micro-batch, unless a signal has come to any process by now."""
+        started, batch = time.perf_counter(), None
+        with contextlib.suppress(Interrupted), self.signals.droppable():
+            batch = next(batches)
+        self.waited_s += time.perf_counter() - started
+        self.signals.number = self.agreement.largest(self.signals.number)
+        if self.signals.number:
+            raise Interrupted
+        return batch
+
+    def _without_sync(self):
+        """Gradients stay in this process until the last micro-batch."""
+        return self.accelerator.no_sync(self.network)
 
     def _clip_gradients(self) -> Tensor:
         limit = self.config.optimizer.clip_norm or math.inf
-        norm = self.accelerator.clip_grad_norm_(self.network.parameters(), limit)
-        scaled = self.accelerator.scaler is not None  # fp16: the scaler skips such an update
-        if not torch.isfinite(norm) and not scaled:
+        return self.accelerator.clip_grad_norm_(self.network.parameters(), limit)
+
+    def _shared(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        """Means over the processes, the same in each, so that all decide alike."""
+        values = self.accelerator.reduce(torch.stack(list(sums.values())), reduction="mean")
+        return dict(zip(sums, values.tolist(), strict=True))
+
+    def _step(self, values: dict[str, float]) -> dict[str, float]:
+        """Step and average, or skip where the loss or its gradient is not finite."""
+        is_finite = math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])
+        if is_finite:
+            self.optimizer.step()
+            self.averages.update()
+            self.skipped_in_a_row = 0
+        else:
+            self._skip(values)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return values if is_finite else {}
+
+    def _skip(self, values: dict[str, float]) -> None:
+        """Count an update that is not made; too many in a row end the run."""
+        scaler = self.accelerator.scaler
+        if scaler is not None:
+            scaler.update()  # fp16: a smaller factor, until gradients fit
+        self.num_skipped += 1
+        if scaler is None or scaler.get_scale() <= 1 or not math.isfinite(values["loss"]):
+            self.skipped_in_a_row += 1
+        first = self.step * self.run.batch_size
+        self.report(
+            f"step {self.step + 1} skipped: loss {values['loss']:.4g}, gradient "
+            f"{values['grad_norm']:.4g} at positions {first} to {first + self.run.batch_size - 1}"
+        )
+        if self.skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
             raise FloatingPointError(
-                f"{self.stage.name}: gradient is {float(norm)} at step {self.step}; resume from "
-                "the last checkpoint with a lower optimizer.lr or run.precision=no"
+                f"{self.stage.name}: loss or gradient was not finite in {MAX_SKIPPED_IN_A_ROW} "
+                f"updates in a row, the last of them step {self.step + 1}; resume from the last "
+                "checkpoint with a lower optimizer.lr or run.precision=no"
             )
-        return norm
 
     def _mark(self, log: Log) -> None:
         """Log, save and draw, when it is time to."""
         last = self.step == self.run.steps
         if self.step % self.run.log_every == 0 or last:
-            log.write()
-        if self.step % self.run.save_every == 0 or last or self.signal_number:
+            self._log(log)
+        if self.step % self.run.save_every == 0 or last:
             self.save()
         if self.run.preview_every and (self.step % self.run.preview_every == 0 or last):
             self.preview()
-        if self.signal_number and not last:
-            raise Stopped(self.signal_number, self.step)
+
+    def _log(self, log: Log) -> None:
+        means = log.means(self.step)
+        means["lr"] = self.optimizer.param_groups[0]["lr"]
+        means["skipped"] = self.num_skipped
+        log.write(self.step, means)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in means.items())
+        self.report(f"step {self.step}/{self.run.steps}  {shown}")
 
     def save(self) -> None:
-        """Write a checkpoint, and the averaged network as the run's model."""
-        if not self.accelerator.is_main_process:
-            self.accelerator.wait_for_everyone()
-            return
-        names = [name for name, _ in self.bare_network.named_parameters()]
-        tensors = {
-            "network": self.bare_network.state_dict(),
-            "ema": dict(zip(names, self.ema.shadow_params, strict=True)),
-            "optimizer": pack_optimizer(self.optimizer),
+        """Write a checkpoint, and an averaged network as the run's model."""
+        if self.accelerator.is_main_process:
+            tensors = {
+                "network": self.bare_network.state_dict(),
+                **{self._ema_stem(d): self.averages.tensors(d) for d in self.averages.means},
+                "optimizer": pack_optimizer(self.optimizer),
+            }
+            for stem, named in tensors.items():
+                bad = [name for name, tensor in named.items() if not torch.isfinite(tensor).all()]
+                if bad:
+                    raise FloatingPointError(
+                        f"{self.stage.name}: {stem} {bad[0]} is not finite at step {self.step}"
+                    )
+            checkpoints = self.folder / "checkpoints"
+            save_checkpoint(checkpoints, self.step, tensors, **self._facts())
+            remove_old(checkpoints, self.run.keep_checkpoints)
+            staged = self.folder / ".staged-model"
+            shutil.rmtree(staged, ignore_errors=True)
+            with self.averages.applied(self.run.export_ema):
+                self.stage.save(self.bare_network, staged)
+            replace_folder(staged, self.folder / "model")
+        self.saved_step = self.step
+        self.agreement.wait()
+
+    def _facts(self) -> dict:
+        """What a checkpoint's manifest says of the run beside its tensors."""
+        scaler = self.accelerator.scaler
+        return {
+            "config": config_hash(self.config),
+            "position": self.step * self.run.batch_size,  # of the next sample; it keys all draws
+            "seed": self.run.seed,
+            "averaged": self.averages.num_updates,
+            "skipped": self.num_skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "scaler": scaler.state_dict() if scaler is not None else None,
         }
-        for stem, named in tensors.items():
-            bad = [name for name, tensor in named.items() if not torch.isfinite(tensor).all()]
-            if bad:
-                raise FloatingPointError(
-                    f"{self.stage.name}: {stem} {bad[0]} is not finite at step {self.step}"
-                )
-        checkpoints = self.folder / "checkpoints"
-        save_checkpoint(checkpoints, self.step, tensors, config=config_hash(self.config))
-        remove_old(checkpoints, self.run.keep_checkpoints)
-        staged = self.folder / ".staged-model"
-        shutil.rmtree(staged, ignore_errors=True)
-        with Averaged(self):
-            self.stage.save(self.bare_network, staged)
-        replace_folder(staged, self.folder / "model")
-        self.accelerator.wait_for_everyone()
+
+    def _ema_stem(self, decay: float) -> str:
+        """File of an average: ema for the first, ema-0.999 for another."""
+        return "ema" if decay == self.averages.first else f"ema-{decay:g}"
 
     def preview(self) -> None:
         """Write previews/step-NNNNNNNN.png, drawn by the averaged network."""
         if self.accelerator.is_main_process:
-            with Averaged(self), torch.no_grad():
-                picture = self.stage.preview(self.bare_network)
+            with self.averages.applied() as network, torch.no_grad(), self.signals.droppable():
+                picture = self.stage.preview(network)
             if picture is not None:
                 (self.folder / "previews").mkdir(exist_ok=True)
                 picture.save(self.folder / "previews" / f"step-{self.step:08d}.png")
@@ -233,16 +297,16 @@ class Engine:
             )
         self.bare_network.load_state_dict(tensors["network"])
         unpack_optimizer(self.optimizer, tensors["optimizer"])
-        names = [name for name, _ in self.bare_network.named_parameters()]
-        for name, shadow in zip(names, self.ema.shadow_params, strict=True):
-            shadow.copy_(tensors["ema"][name])
-        self.step = self.ema.optimization_step = manifest["step"]
+        for decay in self.averages.means:
+            for name, mean in self.averages.tensors(decay).items():
+                mean.copy_(tensors[self._ema_stem(decay)][name])
+        self.step = self.saved_step = manifest["step"]
+        self.averages.num_updates = manifest.get("averaged", self.step)
+        self.num_skipped = manifest.get("skipped", 0)
+        self.skipped_in_a_row = manifest.get("skipped_in_a_row", 0)
+        if self.accelerator.scaler is not None and manifest.get("scaler"):
+            self.accelerator.scaler.load_state_dict(manifest["scaler"])
         self.report(f"resumed from {path}")
-
-    def _ask_to_stop(self, number: int, frame) -> None:
-        if self.signal_number:  # the second signal does not wait
-            os._exit(128 + number)
-        self.signal_number = number
 
     def report(self, line: str) -> None:
         """Print a line, once for all processes."""
@@ -250,119 +314,6 @@ class Engine:
             print(f"{self.stage.name}: {line}", flush=True)
 
 
-PICTURE_KEYS = (
-    *("framing", "flip", "embeddings", "image_column", "caption_column", "split", "subset"),
-    *("revision", "streaming", "shuffle_window", "min_side", "max_pixels", "leave_out"),
-)
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-class Averaged:
-    """Within this context the network holds its averaged weights and is in evaluation mode."""
-
-    def __init__(self, engine: Engine):
-        self.engine = engine
-
-    def __enter__(self) -> None:
-        network = self.engine.bare_network.eval()
-        self.engine.ema.store(network.parameters())
-        self.engine.ema.copy_to(network.parameters())
-
-    def __exit__(self, *error) -> None:
-        network = self.engine.bare_network.train()
-        self.engine.ema.restore(network.parameters())
-
-
-class Log:
-    """Means since the last line: to the terminal, log.jsonl and tensorboard (if installed)."""
-
-    def __init__(self, engine: Engine, first_step: int):
-        self.engine, self.first_step, self.sums = engine, first_step, {}
-        self.started = time.perf_counter()
-        self.file = self.board = None
-        if engine.accelerator.is_main_process:
-            self.file = (engine.folder / "log.jsonl").open("a")
-            self.board = open_tensorboard(engine.folder / "tensorboard")
-
-    def add(self, values: dict[str, float]) -> None:
-        """Take one update's values."""
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-
-    def write(self) -> None:
-        """Write the means, the learning rate and the throughput in samples a second."""
-        steps, seconds = self.engine.step - self.first_step, time.perf_counter() - self.started
-        means = {name: value / steps for name, value in self.sums.items()}
-        means["lr"] = self.engine.optimizer.param_groups[0]["lr"]
-        means["images_per_s"] = steps * self.engine.run.batch_size / seconds
-        self.first_step, self.sums, self.started = self.engine.step, {}, time.perf_counter()
-        if self.file is None:
-            return
-        self.file.write(json.dumps({"step": self.engine.step, **means}) + "\n")
-        self.file.flush()
-        if self.board is not None:
-            for name, value in means.items():
-                self.board.add_scalar(name, value, self.engine.step)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in means.items())
-        self.engine.report(f"step {self.engine.step}/{self.engine.run.steps}  {shown}")
-
-    def close(self) -> None:
-        """Close the files."""
-        if self.file is not None:
-            self.file.close()
-        if self.board is not None:
-            self.board.close()
-
-
-def open_tensorboard(folder: Path):
-    """A tensorboard writer, or None where tensorboard is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder))
-
-
-def make_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW that decays matrices and kernels, not biases and gains."""
-    trained = [p for p in network.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps
-    )
-
-
-def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
-    """Linear warm-up, then constant, or falling to 0 at the end by a line or half a cosine."""
-    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    progress = max(0, step - config.warmup_steps) / max(1, steps - config.warmup_steps)
-    decay = {
-        "constant": 1.0,
-        "linear": 1 - progress,
-        "cosine": (1 + math.cos(math.pi * progress)) / 2,
-    }[config.decay]
-    return config.lr * warmup * decay
-
-
-def set_learning_rate(optimizer, config: OptimizerConfig, step: int, steps: int) -> None:
-    """Give every parameter group the learning rate of this step."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(config, step, steps)
-
-
-def config_hash(config: StageConfig) -> str:
-    """A short name for what makes two runs the same; lengths and bookkeeping do not count."""
-    facts = asdict(config)
-    for key in ("output", "init"):
-        facts.pop(key)
-    for key in ("steps", "compile", "log_every", "save_every", "preview_every", "keep_checkpoints"):
-        facts["run"].pop(key)
-    for key in ("workers", "cache_gb", "index", "max_bad_share"):
-        facts["data"].pop(key)
-    for key in PICTURE_KEYS:  # runs on drawings began before there were these
-        if facts["data"][key] == getattr(DataConfig(), key):
-            facts["data"].pop(key)
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+def list_decays(decay: float | list[float]) -> list[float]:
+    """run.ema_decay as a list of different decays in [0, 1]."""
+    return list(dict.fromkeys(decay if isinstance(decay, list) else [decay]))

@@ -8,10 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from unclip_train.checkpoint import load_checkpoint, pack_optimizer
 from unclip_train.cli import make_stage
 from unclip_train.config import ConfigError, OptimizerConfig
 from unclip_train.data.loader import PositionSampler
-from unclip_train.engine import Engine, Stopped, learning_rate
+from unclip_train.engine import Engine
+from unclip_train.optimizer import learning_rate
+from unclip_train.signals import Stopped
 
 STAGES = ["clip", "prior", "decoder", "upsampler_256"]
 
@@ -30,6 +33,10 @@ def losses(engine: Engine) -> list[float]:
     return [json.loads(line)["loss"] for line in lines]
 
 
+def averages(engine: Engine) -> dict[str, torch.Tensor]:
+    return engine.averages.tensors(engine.averages.first)
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_resumed_run_equals_the_straight_one(name, tiny_config, tiny_clip, tmp_path):
     straight = engine_for(
@@ -44,8 +51,8 @@ def test_resumed_run_equals_the_straight_one(name, tiny_config, tiny_clip, tmp_p
     assert losses(parts) == losses(straight) and len(losses(parts)) == 5
     for key, tensor in straight.bare_network.state_dict().items():
         assert torch.equal(tensor, parts.bare_network.state_dict()[key]), key
-    for one, other in zip(straight.ema.shadow_params, parts.ema.shadow_params, strict=True):
-        assert torch.equal(one, other)
+    for name, mean in averages(straight).items():
+        assert torch.equal(mean, averages(parts)[name]), name
 
 
 def test_workers_and_accumulation_change_nothing(tiny_config, tiny_clip, tmp_path):
@@ -75,22 +82,57 @@ def test_signal_saves_and_stops(tiny_config, tiny_clip):
         engine.train()
     assert stopped.value.exit_code == 143
     again = engine_for("upsampler_256", tiny_config, tiny_clip, "run.steps=50")
-    assert again.step == 3
+    assert again.step == 2
 
 
-def test_non_finite_gradient_stops_and_saves_nothing(tiny_config, tiny_clip):
-    engine = engine_for("upsampler_256", tiny_config, tiny_clip, "run.steps=4", "run.save_every=1")
+def poison(engine: Engine, is_bad) -> None:
+    """Make the loss nan in the updates that is_bad names."""
     loss = engine.stage.loss
 
     def poisoned(network, batch, generators):
         parts = loss(network, batch, generators)
-        return {"loss": parts["loss"] * (float("nan") if engine.step == 2 else 1.0)}
+        return {"loss": parts["loss"] * (float("nan") if is_bad(engine.step) else 1.0)}
 
     engine.stage.loss = poisoned
-    with pytest.raises(FloatingPointError, match="upsampler.*step 2"):
+
+
+def state_of(engine: Engine) -> dict[str, torch.Tensor]:
+    """All that an update changes, copied."""
+    state = {f"network.{k}": v for k, v in engine.bare_network.state_dict().items()}
+    state |= {f"average.{name}": mean for name, mean in averages(engine).items()}
+    state |= {f"optimizer.{k}": v for k, v in pack_optimizer(engine.optimizer).items()}
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+def test_a_batch_that_is_not_finite_changes_nothing(tiny_config, tiny_clip):
+    engine = engine_for("upsampler_256", tiny_config, tiny_clip, "run.steps=4")
+    poison(engine, lambda step: step == 2)
+    update, states = engine.update, []
+
+    def watched(batches):
+        states.append(state_of(engine))
+        return update(batches)
+
+    engine.update = watched
+    engine.train()
+    before, after = states[2:]
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert any(not torch.equal(tensor, states[1][name]) for name, tensor in before.items())
+    lines = [json.loads(line) for line in (engine.folder / "log.jsonl").read_text().splitlines()]
+    assert [line["skipped"] for line in lines] == [0, 0, 1, 1]
+    assert ["loss" in line for line in lines] == [True, True, False, True]
+
+
+def test_ten_bad_batches_in_a_row_stop_the_run(tiny_config, tiny_clip):
+    engine = engine_for("upsampler_256", tiny_config, tiny_clip, "run.steps=30", "run.save_every=1")
+    poison(engine, lambda step: step >= 2)
+    with pytest.raises(FloatingPointError, match="upsampler: .*10 updates in a row"):
         engine.train()
-    saved = sorted(path.name for path in (engine.folder / "checkpoints").iterdir())
-    assert saved == ["step-00000001", "step-00000002"]
+    for path in (engine.folder / "checkpoints").iterdir():
+        _, tensors = load_checkpoint(path)
+        assert all(t.isfinite().all() for named in tensors.values() for t in named.values())
+    resumed = engine_for("upsampler_256", tiny_config, tiny_clip, "run.steps=30")
+    assert (resumed.step, resumed.num_skipped, resumed.skipped_in_a_row) == (11, 9, 9)
 
 
 def test_another_configuration_is_not_resumed(tiny_config, tiny_clip):
@@ -107,11 +149,8 @@ def test_init_begins_from_trained_weights(tiny_config, tiny_clip, tmp_path):
         f"init={first.folder / 'model'}",
     )  # fmt: skip
     assert second.step == 0
-    shadow = dict(
-        zip(dict(first.bare_network.named_parameters()), first.ema.shadow_params, strict=True)
-    )
     for name, parameter in second.bare_network.named_parameters():
-        assert torch.allclose(parameter, shadow[name])
+        assert torch.allclose(parameter, averages(first)[name])
 
 
 def test_saved_model_is_the_averaged_network(tiny_config, tiny_clip):
@@ -120,8 +159,8 @@ def test_saved_model_is_the_averaged_network(tiny_config, tiny_clip):
     engine = engine_for("upsampler_256", tiny_config, tiny_clip, "run.steps=3")
     engine.train()
     saved = Upsampler.from_pretrained(engine.folder / "model")
-    for parameter, shadow in zip(saved.parameters(), engine.ema.shadow_params, strict=True):
-        assert torch.equal(parameter, shadow)
+    for name, parameter in saved.named_parameters():
+        assert torch.equal(parameter, averages(engine)[name])
 
 
 def test_learning_rate():

@@ -10,7 +10,7 @@ from unclip_train.clip import augmented, moved
 from unclip_train.config import ConfigError
 from unclip_train.data.loader import collate
 from unclip_train.draws import draw_masks
-from unclip_train.engine import make_optimizer
+from unclip_train.optimizer import make_optimizer
 
 
 def overfit(stage, dataset, steps: int, positions=range(8)) -> tuple[float, float, dict]:

@@ -1,0 +1,37 @@
+"""What makes two runs the same, so that one is never resumed as another."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+
+from unclip_train.config import StageConfig
+
+# Lengths, bookkeeping, and what changes how fast a run learns but not what.
+FREE_OF_RUN = (
+    *("steps", "log_every", "save_every", "preview_every", "keep_checkpoints", "export_ema"),
+    *("compile", "gradient_checkpointing", "halve_on_oom"),
+)
+FREE_OF_DATA = ("workers", "cache_gb", "index", "max_bad_share")
+# Keys younger than some runs: they count where they are not at their defaults.
+YOUNG_OF_DATA = (
+    *("framing", "flip", "embeddings", "image_column", "caption_column", "split", "subset"),
+    *("revision", "streaming", "shuffle_window", "min_side", "max_pixels", "leave_out"),
+)
+
+
+def config_hash(config: StageConfig) -> str:
+    """A short name for all that decides what a run learns."""
+    facts = asdict(config)
+    for key in ("output", "init"):
+        facts.pop(key)
+    for key in FREE_OF_RUN:
+        facts["run"].pop(key)
+    for key in FREE_OF_DATA:
+        facts["data"].pop(key)
+    defaults = asdict(type(config.data)())
+    for key in YOUNG_OF_DATA:
+        if facts["data"][key] == defaults[key]:
+            facts["data"].pop(key)
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

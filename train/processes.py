@@ -1,0 +1,48 @@
+"""Many processes as one: the accelerator, and what all of them agree on."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, GradientAccumulationPlugin
+
+FOREVER = timedelta(days=30)  # one process may draw or evaluate while the others wait
+
+
+def make_accelerator(precision: str) -> Accelerator:
+    """accelerate's view of this run; the engine accumulates gradients itself."""
+    return Accelerator(
+        mixed_precision=precision,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        dataloader_config=DataLoaderConfiguration(),
+        cpu=not torch.cuda.is_available(),
+    )
+
+
+class Agreement:
+    """Numbers on which all processes agree, beside the traffic of gradients, on the CPU.
+
+    It waits awake, so that a second signal can end a process whose peers have died.
+    """
+
+    def __init__(self, num_processes: int):
+        self.group = dist.new_group(backend="gloo", timeout=FOREVER) if num_processes > 1 else None
+
+    def largest(self, number: int) -> int:
+        """The largest of the numbers that the processes bring; each waits for all."""
+        if self.group is None:
+            return number
+        largest = torch.tensor(number)
+        work = dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.group, async_op=True)
+        while not work.is_completed():
+            time.sleep(1e-4)
+        work.wait()
+        return int(largest)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self.largest(0)
