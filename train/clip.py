@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -42,15 +43,19 @@ class ClipStage:
     def loss(
         self, network: nn.Module, batch: dict, generators: list[torch.Generator]
     ) -> dict[str, Tensor]:
-        """Cross entropy over the batch's pairs, both ways, and how often the nearest is right."""
+        """Cross entropy over the pairs of all processes, and how often the nearest is right."""
         device = next(network.parameters()).device
         x = to_unit_range(batch["image"], device)
         x = augmented(x, generators) if self.augment else x
         z_img, z_txt, logit_scale = network(x, batch["caption"])
-        logits = z_img @ z_txt.T  # [B, B]
-        right = logits.argmax(1) == torch.arange(len(logits), device=device)
+        whole, first = (
+            {"all_z_img": gathered(z_img), "all_z_txt": gathered(z_txt)},
+            first_row(z_img),
+        )
+        nearest = (z_img @ whole["all_z_txt"].T).argmax(1)  # [B]
+        right = nearest == first + torch.arange(len(z_img), device=device)
         return {
-            "loss": contrastive_loss(z_img, z_txt, logit_scale).mean(),
+            "loss": contrastive_loss(z_img, z_txt, logit_scale, first=first, **whole).mean(),
             "accuracy": right.float().mean(),
             "logit_scale": logit_scale,
         }
@@ -76,6 +81,38 @@ class ClipTrainer(nn.Module):
         z_img = self.clip.encode_image(images)
         z_txt = self.clip.encode_text(captions).z_txt
         return z_img, z_txt, self.clip.model.logit_scale.clamp(max=MAX_LOG_SCALE).exp()
+
+
+def gathered(z: Tensor) -> Tensor:
+    """The rows [B, D] of all processes one after another, [W B, D]."""
+    return Gathered.apply(z) if dist.is_initialized() and dist.get_world_size() > 1 else z
+
+
+class Gathered(torch.autograd.Function):
+    """Rows of all processes, whose gradients find their way back to each.
+
+    A row's gradient is the sum over the processes' losses; averaged over processes, as DDP does
+    with the gradients of weights, it becomes the gradient of the mean loss.
+    """
+
+    @staticmethod
+    def forward(ctx, z: Tensor) -> Tensor:
+        """[B, D] of each process -> [W B, D]."""
+        rows = [torch.empty_like(z) for _ in range(dist.get_world_size())]
+        dist.all_gather(rows, z.contiguous())
+        return torch.cat(rows)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        """[W B, D] of each process -> the sum of those of this process's rows, [B, D]."""
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def first_row(z: Tensor) -> int:
+    """Where the rows [B, D] of this process begin among those of all."""
+    return dist.get_rank() * len(z) if dist.is_initialized() else 0
 
 
 def augmented(x: Tensor, generators: list[torch.Generator]) -> Tensor:

@@ -62,15 +62,14 @@ class DecoderStage:
         with torch.no_grad():
             z_img = image_embeddings(self.clip, batch, device)  # [B, D]
             text = self.clip.encode_text(captions)
-        z_img = torch.where(no_z_img[:, None], self.network.null_z_img(len(x_0)), z_img)
 
         t = self._timesteps(generators, device)
         eps = draw_noise_like(x_0, generators)
         x_t = q_sample(self.schedule, x_0, t, eps)
-        known = []
+        known = None
         if self.network.config.inpainting:
-            known = [known_part(x_0, draw_masks(x_0.shape[-1], generators, device))]
-        output = network(x_t, t, z_img, text, *known).float()
+            known = known_part(x_0, draw_masks(x_0.shape[-1], generators, device))
+        output = network(x_t, t, z_img, text, known, no_z_img).float()
         return {"loss": (self._weight(t) * self._error(output, x_0, x_t, eps, t)).mean()}
 
     def _timesteps(self, generators: list[torch.Generator], device: torch.device) -> Tensor:

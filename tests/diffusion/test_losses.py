@@ -182,6 +182,24 @@ def test_contrastive_loss_is_symmetric_and_counts_both_directions():
     torch.testing.assert_close(loss.mean(), expected)
 
 
+def test_contrastive_loss_of_parts_is_that_of_the_whole():
+    z_img, z_txt = torch.randn(6, 8), torch.randn(6, 8)
+    whole = contrastive_loss(z_img, z_txt, 10.0)
+    for first in (0, 2, 4):
+        rows = slice(first, first + 2)
+        part = contrastive_loss(
+            z_img[rows], z_txt[rows], 10.0, all_z_img=z_img, all_z_txt=z_txt, first=first
+        )
+        torch.testing.assert_close(part, whole[rows])
+
+
+def test_contrastive_loss_is_in_fp32_under_autocast():
+    z_img, z_txt = torch.randn(6, 8), torch.randn(6, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = contrastive_loss(z_img, z_txt, 100.0)
+    assert torch.equal(loss, contrastive_loss(z_img, z_txt, 100.0))
+
+
 def test_contrastive_loss_clamps_its_scale():
     z_img, z_txt = torch.randn(2, 6, 8)
     at_100 = contrastive_loss(z_img, z_txt, 100.0)

@@ -38,6 +38,31 @@ def test_every_condition_matters(decoder, text):
     assert not torch.allclose(out, run(decoder, text(8, seed=1)), atol=1e-3)
 
 
+def test_the_null_embedding_stands_where_it_is_told_to(decoder, text):
+    x_t, t, z_img = torch.zeros(2, 3, 16, 16), torch.full((2,), 500), torch.ones(2, 32)
+    with torch.no_grad():
+        one_without = decoder(x_t, t, z_img, text(8, 8), no_z_img=torch.tensor([True, False]))
+        z_img[0] = decoder.null_z_img(1)[0]
+        assert torch.equal(one_without, decoder(x_t, t, z_img, text(8, 8)))
+
+
+def test_gradient_checkpointing_changes_no_gradient(text):
+    decoder = Decoder(**TINY, text_encoder={"vocab_size": 50, "context": 12, "width": 32,
+                                            "num_layers": 2, "num_heads": 2})  # fmt: skip
+    inputs = torch.randn(1, 3, 16, 16), torch.tensor([500]), torch.ones(1, 32), text(8)
+
+    def gradients():
+        decoder.zero_grad()
+        decoder(*inputs).square().mean().backward()
+        return {n: p.grad.clone() for n, p in decoder.named_parameters() if p.grad is not None}
+
+    plain = gradients()
+    decoder.enable_gradient_checkpointing()
+    assert decoder.text_transformer.gradient_checkpointing
+    for name, gradient in gradients().items():
+        assert torch.allclose(gradient, plain[name], atol=1e-6, rtol=1e-4), name
+
+
 def test_padding_does_not_matter(decoder, text):
     one = text(5)
     states, tokens = one.text_states.clone(), one.tokens.clone()

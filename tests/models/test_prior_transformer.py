@@ -108,3 +108,31 @@ def test_work_of_a_schedule():
     with FlopCounterMode(display=False) as counter:
         network(z, t, **short, prefix=Prefix())
     assert counter.get_total_flops() < work(Prefix(), 1) / 5  # what only pads is not read
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    network, text = make().train(), captions()
+    z, t = noised(len(LENGTHS))
+
+    def gradients(prefix):
+        network.zero_grad()
+        network(z, t, **text, prefix=prefix).predicted_image_embedding.square().mean().backward()
+        return [p.grad.clone() for p in network.parameters() if p.grad is not None]
+
+    def kept(prefix) -> int:
+        """Numbers that a forward keeps for its backward."""
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x: sizes.append(x.numel()) or x, lambda x: x
+        ):
+            network(z, t, **text, prefix=prefix)
+        return sum(sizes)
+
+    plain, num_kept = gradients(None), kept(None)
+    network.enable_gradient_checkpointing()
+    for prefix in (None, Prefix()):
+        found = gradients(prefix)
+        assert len(found) == len(plain) > 30
+        for one, other in zip(found, plain, strict=True):
+            assert torch.allclose(one, other, atol=1e-6 + 1e-4 * other.abs().max())
+    assert kept(None) < num_kept / 3

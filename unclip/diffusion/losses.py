@@ -129,27 +129,37 @@ def min_snr_weight(
 
 
 def contrastive_loss(
-    z_img: Tensor, z_txt: Tensor, logit_scale: Tensor | float, max_scale: float = 100.0
+    z_img: Tensor,
+    z_txt: Tensor,
+    logit_scale: Tensor | float,
+    max_scale: float = 100.0,
+    all_z_img: Tensor | None = None,
+    all_z_txt: Tensor | None = None,
+    first: int = 0,
 ) -> Tensor:
     """CLIP's symmetric cross entropy over all pairs of a batch, [B]   (CLIP figure 3).
 
     logits = min(logit_scale, max_scale) * cos(z_img_i, z_txt_j); the loss of sample i is half
     the cross entropy of its row and half that of its column, in nats, with pair i as the answer.
     z_img and z_txt are [B, D], normalised here. logit_scale is the multiplier itself, the exp
-    of the logarithm that transformers' CLIPModel stores. ValueError when the shapes differ.
+    of the logarithm that transformers' CLIPModel stores. Where they are a part of a larger batch,
+    all_z_img and all_z_txt [N, D] hold the whole, and theirs are the rows from first on. In fp32
+    whatever autocast says: a scale of 100 leaves bf16 no decimals. ValueError when shapes differ.
     """
     if z_img.ndim != 2 or z_img.shape != z_txt.shape:
         raise ValueError(
             f"z_img {tuple(z_img.shape)} and z_txt {tuple(z_txt.shape)} must both be [B, D]"
         )
-    scale = torch.as_tensor(logit_scale, dtype=torch.float32, device=z_img.device)
-    z_img = F.normalize(z_img.float(), dim=-1)
-    z_txt = F.normalize(z_txt.float(), dim=-1)
-    logits = scale.clamp(max=max_scale) * z_img @ z_txt.T
-    labels = torch.arange(z_img.shape[0], device=z_img.device)
-    by_image = F.cross_entropy(logits, labels, reduction="none")
-    by_text = F.cross_entropy(logits.T, labels, reduction="none")
-    return (by_image + by_text) / 2
+    with torch.autocast(z_img.device.type, enabled=False):
+        scale = torch.as_tensor(logit_scale, dtype=torch.float32, device=z_img.device)
+        scale = scale.clamp(max=max_scale)
+        z_img, z_txt = (F.normalize(z.float(), dim=-1) for z in (z_img, z_txt))
+        all_z_img = z_img if all_z_img is None else F.normalize(all_z_img.float(), dim=-1)
+        all_z_txt = z_txt if all_z_txt is None else F.normalize(all_z_txt.float(), dim=-1)
+        labels = first + torch.arange(z_img.shape[0], device=z_img.device)
+        by_image = F.cross_entropy(scale * z_img @ all_z_txt.T, labels, reduction="none")
+        by_text = F.cross_entropy(scale * z_txt @ all_z_img.T, labels, reduction="none")
+        return (by_image + by_text) / 2
 
 
 def _mean_per_sample(values: Tensor) -> Tensor:

@@ -145,6 +145,7 @@ class Decoder(ModelMixin, ConfigMixin):
         z_img: Tensor,
         text: TextEncoding,
         known: Tensor | None = None,
+        no_z_img: Tensor | None = None,
     ) -> Tensor:
         """Predict eps or v, and the variance's fraction where it is learned.
 
@@ -155,10 +156,13 @@ class Decoder(ModelMixin, ConfigMixin):
             text: the captions; those of "" where there is none.
             known: [B, 4, S, S] what known_part gives, for inpainting alone; nothing is known
                 unless it is given.
+            no_z_img: [B] True where null_z_img takes the place of z_img, as training asks for.
 
         Returns:
             [B, 3, S, S], or [B, 6, S, S] with the learned variance in the last three channels.
         """
+        if no_z_img is not None:
+            z_img = torch.where(no_z_img[:, None], self.null_z_img(len(z_img)), z_img)
         z_txt, text_states = text.z_txt, text.text_states
         if self.text_transformer is not None:
             text_states, z_txt = self.text_transformer(text.tokens, text.text_mask)

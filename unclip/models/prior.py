@@ -38,7 +38,7 @@ class Prior(ModelMixin, ConfigMixin):
         clip_range: bound on predicted embeddings in the normalised space while sampling.
     """
 
-    _supports_gradient_checkpointing = False
+    _supports_gradient_checkpointing = True
 
     @register_to_config
     def __init__(

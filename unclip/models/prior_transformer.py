@@ -43,7 +43,13 @@ class PrefixPriorTransformer(PriorTransformer):
     forward takes one argument more, a Prefix. The first call with it reads the N captions of
     proj_embedding and encoder_hidden_states and fills it; later ones look at nothing but
     hidden_states [B, D] and timestep [B]. The result is the library's, to rounding.
+
+    Gradient checkpointing, which the library's lacks, makes a block's activations again when its
+    gradients are computed instead of keeping them.
     """
+
+    _supports_gradient_checkpointing = True
+    gradient_checkpointing = False
 
     def forward(
         self,
@@ -56,6 +62,8 @@ class PrefixPriorTransformer(PriorTransformer):
         prefix: Prefix | None = None,
     ) -> PriorTransformerOutput | tuple[Tensor]:
         """As the library's; see the class for prefix."""
+        if prefix is None and self._makes_again():
+            prefix = Prefix()
         if prefix is None or self.prd_embedding is None:
             return super().forward(
                 hidden_states,
@@ -87,7 +95,7 @@ class PrefixPriorTransformer(PriorTransformer):
         causal = tokens.new_full((len(kept), len(kept)), MASKED).triu(1)
         found = []
         for block in self.transformer_blocks:
-            tokens, keys_and_values = attend(block, tokens, None, bias + causal)
+            tokens, keys_and_values = self._attend(block, tokens, None, bias + causal)
             found.append(keys_and_values)
         rows = slice(None) if prefix.rows is None else prefix.rows.to(bias.device)
         prefix.keys_and_values = [(keys[rows], values[rows]) for keys, values in found]
@@ -103,8 +111,17 @@ class PrefixPriorTransformer(PriorTransformer):
         causal = tokens.new_full((3, 3), MASKED).triu(1).expand(len(tokens), 1, 3, 3)
         bias = torch.cat([prefix.bias.expand(-1, 1, 3, -1), causal], dim=3)  # [B, 1, 3, P + 3]
         for block, past in zip(self.transformer_blocks, prefix.keys_and_values, strict=True):
-            tokens, _ = attend(block, tokens, past, bias)
+            tokens, _ = self._attend(block, tokens, past, bias)
         return self.proj_to_clip_embeddings(self.norm_out(tokens)[:, -1])
+
+    def _makes_again(self) -> bool:
+        """Whether activations are made again rather than kept."""
+        return self.gradient_checkpointing and torch.is_grad_enabled()
+
+    def _attend(self, block: BasicTransformerBlock, *inputs) -> tuple[Tensor, tuple]:
+        if self._makes_again():
+            return self._gradient_checkpointing_func(attend, block, *inputs)
+        return attend(block, *inputs)
 
     def _placed(self, tokens: Tensor, places: list[int] | range) -> Tensor:
         """Tokens [B, P, C] with the positional embeddings of their places in the sequence."""

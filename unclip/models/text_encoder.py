@@ -23,6 +23,9 @@ class TextTransformer(ModelMixin, ConfigMixin):
         width, num_layers, num_heads: size of the transformer.
     """
 
+    _supports_gradient_checkpointing = True
+    gradient_checkpointing = False
+
     @register_to_config
     def __init__(
         self,
@@ -52,7 +55,12 @@ class TextTransformer(ModelMixin, ConfigMixin):
         """Tokens [B, L] and mask [B, L] -> states [B, L, W] and the caption's embedding [B, W]."""
         states = self.token_embedding(tokens) + self.positional_embedding  # [B, L, W]
         states = torch.where(mask[..., None], states, self.padding_embedding.to(states.dtype))
-        states = self.norm_out(self.blocks(states))
+        for block in self.blocks.layers:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                states = self._gradient_checkpointing_func(block, states)
+            else:
+                states = block(states)
+        states = self.norm_out(states)
         return states, states[:, -1]
 
 
