@@ -31,7 +31,10 @@ MAX_HELP_SECONDS = 0.5
 HEAVY = {"torch", "diffusers", "transformers", "accelerate"}
 
 # What each package may import of this project; the longest name that fits a module counts.
-USERS_OF_THE_PIPELINE = ["unclip_train.assembly"]  # it puts trained stages together
+USERS_OF_THE_PIPELINE = [
+    "unclip_train.assembly",  # it puts trained stages together
+    "unclip_train.weights",  # it begins from whatever the pipeline can read
+]
 TRAINING = [
     "unclip_train",
     "unclip_configs",

@@ -6,8 +6,6 @@ Defaults live here and nowhere else; the YAML files of configs/ state only what 
 from __future__ import annotations
 
 import difflib
-import inspect
-import json
 import math
 import re
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -17,7 +15,6 @@ from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from safetensors import SafetensorError
 from yaml import YAMLError
 
 
@@ -265,16 +262,22 @@ def config_path(path: str | Path) -> Path:
     raise ConfigError(f"--config: no file {path}; installed ones are {', '.join(names)}")
 
 
-def explain(error: OmegaConfBaseException, schema: type, path: str | Path) -> str:
-    """One line that names the key at fault and the nearest right one."""
+def explain(
+    error: OmegaConfBaseException, schema: type, path: str | Path = "", prefix: str = ""
+) -> str:
+    """One line that names the key at fault and the nearest right one.
+
+    path: of the file, where there is one; prefix: of the keys, where they lie deeper.
+    """
     key = getattr(error, "full_key", None) or ""
     first_line = str(error).splitlines()[0].split(". Did you mean")[0]
     known = list(key_names(schema))
     near = difflib.get_close_matches(key, known, 1) or difflib.get_close_matches(
         key.rsplit(".", 1)[-1], [name.rsplit(".", 1)[-1] for name in known], 1
     )
-    hint = f"; did you mean {near[0]}?" if near and "not in" in first_line else ""
-    return f"{path}: {key}: {first_line}{hint}"
+    hint = f"; did you mean {prefix}{near[0]}?" if near and "not in" in first_line else ""
+    where = f"{path}: " if path else ""
+    return f"{where}{prefix}{key}: {first_line}{hint}"
 
 
 def key_names(schema: type, prefix: str = ""):
@@ -300,48 +303,6 @@ def check_values(config: Any, prefix: str = "") -> None:
         if entry.name in CHOICES and value not in CHOICES[entry.name]:
             choices = ", ".join(CHOICES[entry.name])
             raise ConfigError(f"{key} must be one of {choices}, not {value!r}")
-
-
-def build_network(network_class: type, arguments: dict[str, Any], **fixed: Any):
-    """Build a network from a config's mapping, refusing arguments that its class does not have."""
-    known = [
-        name for name in inspect.signature(network_class.__init__).parameters if name != "self"
-    ]
-    for name in arguments:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean network.{near[0]}?" if near else f" (known: {', '.join(known)})"
-            raise ConfigError(f"network.{name} is unknown to {network_class.__name__}{hint}")
-    try:
-        return network_class(**fixed, **arguments)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"network: {error}") from error
-
-
-def load_network(network_class: type, folder: str, arguments: dict[str, Any]):
-    """Read trained weights to begin from, refusing those that do not fit the class or the config.
-
-    Raises:
-        ConfigError: naming the folder, and the argument or the weights that differ.
-    """
-    try:
-        network, facts = network_class.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True
-        )
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise ConfigError(f"init: cannot read {folder}: {str(error).splitlines()[0]}") from error
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if facts[kind]:
-            raise ConfigError(f"init: {folder} has {kind.replace('_', ' ')}: {facts[kind][0]}")
-    for name, value in arguments.items():
-        made_with = network.config.get(name)
-        if isinstance(value, dict) and isinstance(made_with, dict):
-            made_with = {key: made_with.get(key) for key in value}
-        if json.dumps(value) != json.dumps(made_with):
-            raise ConfigError(
-                f"network.{name} is {value}, but the weights of init={folder} have {made_with}"
-            )
-    return network
 
 
 def save_config(config: StageConfig, path: Path) -> None:

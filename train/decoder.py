@@ -21,7 +21,7 @@ from unclip.diffusion.schedulers import make_scheduler
 from unclip.models.clip import CLIP
 from unclip.models.decoder import Decoder, known_part
 from unclip_train.conditions import image_embeddings
-from unclip_train.config import DecoderConfig, build_network, load_network
+from unclip_train.config import DecoderConfig
 from unclip_train.data.loader import to_unit_range
 from unclip_train.draws import (
     draw_logit_normal_timesteps,
@@ -30,7 +30,9 @@ from unclip_train.draws import (
     draw_timesteps,
     drop_captions,
 )
+from unclip_train.networks import build_network
 from unclip_train.previews import picture_grid
+from unclip_train.weights import load_clip, load_network
 
 PREVIEW_STEPS = 25
 
@@ -120,11 +122,11 @@ class DecoderStage:
 
 def make_stage(config: DecoderConfig, preview_batch: dict) -> DecoderStage:
     """A decoder as the config describes it, beside the CLIP that conditions it."""
-    clip = CLIP.from_pretrained(config.clip)
+    clip = load_clip(config.clip)
     if config.init:
         arguments = dict(config.network)
         inpainting = arguments.pop("inpainting", False)
-        network = load_network(Decoder, config.init, arguments)
+        network = load_network("decoder", config.init, arguments)
         if inpainting and not network.config.inpainting:
             network = Decoder.for_inpainting(network)
     else:

@@ -19,9 +19,11 @@ from unclip.diffusion.schedule import make_schedule
 from unclip.models.clip import CLIP
 from unclip.models.prior import Prior
 from unclip_train.conditions import image_embeddings
-from unclip_train.config import ConfigError, PriorConfig, build_network, load_network
+from unclip_train.config import ConfigError, PriorConfig
 from unclip_train.data.loader import collate, to_unit_range
 from unclip_train.draws import draw_noise_like, draw_timesteps, drop_captions
+from unclip_train.networks import build_network
+from unclip_train.weights import load_clip, load_network
 
 
 class PriorStage:
@@ -63,7 +65,7 @@ class PriorStage:
 
 def make_stage(config: PriorConfig, dataset: Dataset) -> PriorStage:
     """A prior as the config describes it, with the statistics of the data it will learn."""
-    clip = CLIP.from_pretrained(config.clip)
+    clip = load_clip(config.clip)
     width = clip.model.config.text_config.hidden_size
     if width != clip.embedding_dim:
         raise ConfigError(
@@ -71,7 +73,7 @@ def make_stage(config: PriorConfig, dataset: Dataset) -> PriorStage:
             f"{width} and {clip.embedding_dim}"
         )
     if config.init:
-        return PriorStage(load_network(Prior, config.init, config.network), clip, config)
+        return PriorStage(load_network("prior", config.init, config.network), clip, config)
     prior = build_network(
         Prior, config.network, embedding_dim=clip.embedding_dim, context=clip.context
     )

@@ -18,10 +18,12 @@ from unclip.diffusion.sampling import denoise
 from unclip.diffusion.schedule import make_schedule
 from unclip.diffusion.schedulers import make_scheduler
 from unclip.models.upsampler import Upsampler, resize
-from unclip_train.config import UpsamplerConfig, build_network, load_network
+from unclip_train.config import UpsamplerConfig
 from unclip_train.data.loader import to_unit_range
 from unclip_train.draws import draw_noise_like, draw_timesteps
+from unclip_train.networks import build_network
 from unclip_train.previews import picture_grid
+from unclip_train.weights import load_network, upsampler_in
 
 PREVIEW_STEPS = 8
 
@@ -84,7 +86,10 @@ class UpsamplerStage:
 def make_stage(config: UpsamplerConfig, preview_batch: dict) -> UpsamplerStage:
     """An upsampler as the config describes it."""
     if config.init:
-        network = load_network(Upsampler, config.init, config.network)
+        name = upsampler_in(config.init, config.data.size)
+        network = load_network(name, config.init, config.network)
+        if network.unet_last is not None:  # trained for its one step with another loss (Karlo)
+            network.unet_last.requires_grad_(False)
     else:
         network = build_network(Upsampler, config.network)
     return UpsamplerStage(network, config, preview_batch)

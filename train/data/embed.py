@@ -27,6 +27,7 @@ from .embeddings import (
     FORMAT_VERSION,
     MANIFEST,
     STATISTICS,
+    clip_folder,
     digest,
     fingerprint_clip,
     hash_names,
@@ -42,7 +43,7 @@ DECODERS = 4  # threads
 
 def embed_source(
     source: Source,
-    clip_folder: str | Path,
+    clip_source: str | Path,
     output: str | Path,
     shard_size: int = 4096,
     batch_size: int = 64,
@@ -64,7 +65,7 @@ def embed_source(
             raise ValueError(f"--{key} must be at least {low}, not {value}")
     if not 0 <= rank < world:
         raise ValueError(f"--rank must lie between 0 and {world - 1}, not {rank}")
-    clip = CLIP.from_pretrained(clip_folder).to(device).eval()
+    clip = CLIP.from_pretrained(clip_folder(clip_source)).to(device).eval()
     folder = Path(output)
     plan = {
         "version": FORMAT_VERSION,
@@ -72,7 +73,7 @@ def embed_source(
         "shard_size": shard_size,
         "dim": clip.embedding_dim,
         "names": hash_names(source),
-        "clip": fingerprint_clip(clip_folder),
+        "clip": fingerprint_clip(clip_source),
     }
     start_folder(folder, plan)
     numbers = range(-(-len(source) // shard_size))

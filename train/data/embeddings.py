@@ -4,14 +4,19 @@ Every row carries a digest of the picture's file, so that an embedding never mee
 Shapes: n samples of a shard, D embedding.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from .sources.records import NO_EMBEDDING, BadSample, Source, hash_of
+
+if TYPE_CHECKING:  # a manifest is checked without importing torch
+    from torch import Tensor
 
 MANIFEST = "embeddings.json"
 STATISTICS = "statistics.safetensors"
@@ -126,13 +131,22 @@ def hash_names(source: Source, indices: range | None = None) -> str:
     return hash_of("/".join(source.name(index).split("/")[-2:]) for index in indices)
 
 
-def fingerprint_clip(folder: str | Path) -> str:
-    """A short name for the weights of a CLIP folder.
+def clip_folder(source: str | Path) -> Path:
+    """The CLIP folder within a run or a model of ours; the source itself where it is none."""
+    source = Path(source)
+    for folder in (source / "model", source / "clip"):
+        if (folder / "config.json").is_file():
+            return folder
+    return source
+
+
+def fingerprint_clip(source: str | Path) -> str:
+    """A short name for the weights of a CLIP, whose folder is found as by clip_folder.
 
     Raises:
         FileNotFoundError: when there are none.
     """
-    sha = hashlib.sha256()
+    sha, folder = hashlib.sha256(), clip_folder(source)
     paths = sorted(Path(folder).glob("*.safetensors")) or sorted(Path(folder).glob("*.bin"))
     if not paths:
         raise FileNotFoundError(f"clip: no weights in {folder}")

@@ -13,6 +13,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from unclip.models.clip import TextEncoding
+from unclip.models.limits import check_decoder
 from unclip.models.space_to_depth import depth_to_space, space_to_depth
 from unclip.models.text_encoder import TextTransformer
 from unclip.models.text_proj import UnCLIPTextProjModel
@@ -74,7 +75,9 @@ class Decoder(ModelMixin, ConfigMixin):
         num_train_timesteps: int = 1000,
     ):
         super().__init__()
-        check_decoder(size, stem, channels, attention_levels, head_dim, context, prediction)
+        check_decoder(
+            size, stem, channels, num_blocks, attention_levels, head_dim, context, prediction
+        )
         self.text_transformer = TextTransformer(**text_encoder) if text_encoder else None
         states_dim = self.text_transformer.config.width if text_encoder else text_states_dim
         self.text_proj = UnCLIPTextProjModel(
@@ -189,26 +192,6 @@ def known_part(x_0: Tensor, mask: Tensor) -> Tensor:
     x_0 [B, 3, S, S] in [-1, 1], mask [B, 1, S, S] 1 where to paint -> [B, 4, S, S].
     """
     return torch.cat([x_0 * (1 - mask), mask.expand(len(x_0), -1, -1, -1)], dim=1)
-
-
-def check_decoder(size, stem, channels, attention_levels, head_dim, context, prediction) -> None:
-    """Refuse arguments that would fail late or give silently wrong attention."""
-    if prediction not in ("eps", "v"):
-        raise ValueError(f"prediction must be 'eps' or 'v', not {prediction!r}")
-    if len(attention_levels) != len(channels):
-        raise ValueError(
-            f"attention_levels has {len(attention_levels)} entries for {len(channels)} channels"
-        )
-    grid = size // stem
-    if size % stem or grid % 2 ** (len(channels) - 1):
-        raise ValueError(f"size {size} with stem {stem} cannot be halved {len(channels) - 1} times")
-    for level, (width, attends) in enumerate(zip(channels, attention_levels, strict=True)):
-        attends = attends or level == len(channels) - 1  # the middle block always does
-        if attends and width % head_dim:
-            raise ValueError(f"channels[{level}] = {width} is no multiple of head_dim {head_dim}")
-        # diffusers pads the mask only when its length differs from the number of cells
-        if attends and (grid // 2**level) ** 2 == context + 4:
-            raise ValueError(f"context {context} + 4 equals the cells of level {level}: change it")
 
 
 Decoder.__module__ = "unclip"

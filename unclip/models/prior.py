@@ -14,6 +14,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from unclip.models.clip import TextEncoding
+from unclip.models.limits import check_prior
 from unclip.models.prior_transformer import Prefix, PrefixPriorTransformer
 
 PAPER_SCALE_PER_DIM = 17.2 / math.sqrt(1024)  # DALL-E 2, section 2.2: 17.2 at 1024 dimensions
@@ -55,10 +56,7 @@ class Prior(ModelMixin, ConfigMixin):
         clip_range: float = 5.0,
     ):
         super().__init__()
-        if normalization not in ("statistics", "scale"):
-            raise ValueError(
-                f"normalization must be 'statistics' or 'scale', not {normalization!r}"
-            )
+        check_prior(normalization, num_layers, num_heads, head_dim)
         self.transformer = PrefixPriorTransformer(
             num_attention_heads=num_heads,
             attention_head_dim=head_dim,

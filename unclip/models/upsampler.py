@@ -13,6 +13,7 @@ from diffusers import ConfigMixin, ModelMixin, UNet2DModel
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
+from unclip.models.limits import check_upsampler
 from unclip.models.space_to_depth import depth_to_space, space_to_depth
 
 
@@ -64,12 +65,7 @@ class Upsampler(ModelMixin, ConfigMixin):
         num_train_timesteps: int = 1000,
     ):
         super().__init__()
-        if prediction not in ("eps", "v", "x_0"):
-            raise ValueError(f"prediction must be 'eps', 'v' or 'x_0', not {prediction!r}")
-        if stem > 2 and prediction != "x_0":
-            raise ValueError(f"stem {stem} needs prediction 'x_0', not {prediction!r}")
-        if any(width % norm_groups for width in channels):
-            raise ValueError(f"norm_groups {norm_groups} must divide all channels {channels}")
+        check_upsampler(size, stem, channels, num_blocks, prediction, norm_groups)
         unet = functools.partial(
             UNet2DModel,
             sample_size=size // stem,

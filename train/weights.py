@@ -1,0 +1,72 @@
+"""The weights that a stage begins from, and the CLIP beside it, wherever they lie."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from unclip.models.clip import CLIP
+from unclip.pipeline.loading import ModelFileError
+from unclip.pipeline.published.parts import read_part
+from unclip.pipeline.published.sources import read_encoder
+from unclip_train.config import ConfigError
+from unclip_train.data.embeddings import clip_folder
+
+UPSAMPLERS = ("upsampler_256", "upsampler_1024")
+
+
+def load_network(name: str, source: str, arguments: dict[str, Any]) -> nn.Module:
+    """Trained weights to begin from, of a kind that the config's network describes.
+
+    Args:
+        name: "prior", "decoder", "upsampler_256" or "upsampler_1024".
+        source: see read_part.
+        arguments: the config's mapping.
+
+    Raises:
+        ConfigError: naming the source, and the argument or the weights that differ.
+    """
+    try:
+        network = read_part(source, name).train()
+    except (ModelFileError, OSError, ValueError) as error:
+        raise ConfigError(f"init: cannot begin from {source}: {one_line(error)}") from error
+    for argument, value in arguments.items():
+        made_with = network.config.get(argument)
+        if isinstance(value, dict) and isinstance(made_with, dict):
+            made_with = {key: made_with.get(key) for key in value}
+        if json.dumps(value) != json.dumps(made_with):
+            raise ConfigError(
+                f"network.{argument} is {value}, but the weights of init={source} have {made_with}"
+            )
+    return network
+
+
+def upsampler_in(source: str, size: int) -> str:
+    """Which upsampler of a model draws pictures of a size; "upsampler_256" where it has one."""
+    for name in UPSAMPLERS:
+        path = Path(source) / name / "config.json"
+        if path.is_file() and json.loads(path.read_text()).get("size") == size:
+            return name
+    return UPSAMPLERS[0]
+
+
+def load_clip(source: str, key: str = "clip") -> CLIP:
+    """A CLIP folder, the folder of a run that trained one, or the CLIP of a model in any layout.
+
+    Raises:
+        ConfigError: naming the key and the source, when there is none or its weights are broken.
+    """
+    folder = clip_folder(source)
+    try:
+        parts = read_encoder(folder)
+        return CLIP(parts.pop("clip"), parts.pop("tokenizer"), **parts)
+    except (ModelFileError, OSError, ValueError) as error:
+        raise ConfigError(f"{key}: cannot read the CLIP in {source}: {one_line(error)}") from error
+
+
+def one_line(error: Exception) -> str:
+    """What an error says first."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,81 @@
+"""Which sizes of networks fit together: rules without tensors, so that a config is checked at once.
+
+Each function raises ValueError, naming the argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+STEM_OF_NOISE = 2  # a larger stem cannot pass all the noise of a cell through its channels
+
+
+def check_prior(normalization: str, num_layers: int, num_heads: int, head_dim: int) -> None:
+    """Refuse what no prior can be made of."""
+    if normalization not in ("statistics", "scale"):
+        raise ValueError(f"normalization must be 'statistics' or 'scale', not {normalization!r}")
+    sizes = {"num_layers": num_layers, "num_heads": num_heads, "head_dim": head_dim}
+    check_positive(**sizes)
+
+
+def check_decoder(
+    size: int,
+    stem: int,
+    channels: Sequence[int],
+    num_blocks: int,
+    attention_levels: Sequence[bool],
+    head_dim: int,
+    context: int,
+    prediction: str,
+) -> None:
+    """Refuse arguments that would fail late or give silently wrong attention."""
+    if prediction not in ("eps", "v"):
+        raise ValueError(f"prediction must be 'eps' or 'v', not {prediction!r}")
+    check_positive(size=size, stem=stem, num_blocks=num_blocks, head_dim=head_dim)
+    check_channels(channels)
+    if len(attention_levels) != len(channels):
+        raise ValueError(
+            f"attention_levels has {len(attention_levels)} entries for {len(channels)} channels"
+        )
+    grid = size // stem
+    if size % stem or grid % 2 ** (len(channels) - 1):
+        raise ValueError(f"size {size} with stem {stem} cannot be halved {len(channels) - 1} times")
+    for level, (width, attends) in enumerate(zip(channels, attention_levels, strict=True)):
+        attends = attends or level == len(channels) - 1  # the middle block always does
+        if attends and width % head_dim:
+            raise ValueError(f"channels[{level}] = {width} is no multiple of head_dim {head_dim}")
+        # diffusers pads the mask only when its length differs from the number of cells
+        if attends and (grid // 2**level) ** 2 == context + 4:
+            raise ValueError(f"context {context} + 4 equals the cells of level {level}: change it")
+
+
+def check_upsampler(
+    size: int,
+    stem: int,
+    channels: Sequence[int],
+    num_blocks: int,
+    prediction: str,
+    norm_groups: int,
+) -> None:
+    """Refuse sizes that cannot be halved, and predictions that a stem cannot make."""
+    if prediction not in ("eps", "v", "x_0"):
+        raise ValueError(f"prediction must be 'eps', 'v' or 'x_0', not {prediction!r}")
+    check_positive(size=size, stem=stem, num_blocks=num_blocks, norm_groups=norm_groups)
+    check_channels(channels)
+    if stem > STEM_OF_NOISE and prediction != "x_0":
+        raise ValueError(f"stem {stem} needs prediction 'x_0', not {prediction!r}")
+    if any(width % norm_groups for width in channels):
+        raise ValueError(f"norm_groups {norm_groups} must divide all channels {tuple(channels)}")
+
+
+def check_channels(channels: Sequence[int]) -> None:
+    """Refuse levels without width, or none at all."""
+    if not channels or any(width < 1 for width in channels):
+        raise ValueError(f"channels must be positive numbers, one a level, not {list(channels)}")
+
+
+def check_positive(**sizes: int) -> None:
+    """Refuse sizes below 1."""
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
