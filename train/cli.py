@@ -74,6 +74,7 @@ def exit_code(error: Exception) -> int:
 
 def train(args: argparse.Namespace) -> int:
     """Check the configuration, then train."""
+    from unclip_train.checks import check_config
     from unclip_train.config import ConfigError, load_config
 
     name = args.config
@@ -86,7 +87,7 @@ def train(args: argparse.Namespace) -> int:
         raise ConfigError(
             f"--resolution {args.resolution} does not fit the config's data.size {config.data.size}"
         )
-    check_paths(config)
+    check_config(args.stage, config)
     if args.dry_run:
         from omegaconf import OmegaConf
 
@@ -110,28 +111,6 @@ def silence_progress_bars() -> None:
 
     transformers_logging.disable_progress_bar()
     diffusers_logging.disable_progress_bar()
-
-
-def check_paths(config) -> None:
-    """Say at once what is missing, rather than after minutes of loading."""
-    import os
-
-    from unclip_train.config import ConfigError
-    from unclip_train.data.embeddings import read_manifest
-    from unclip_train.data.sources.opening import kind_of
-
-    kind_of(config.data.source)
-    if config.data.embeddings:
-        read_manifest(Path(config.data.embeddings))
-    for key in ("clip", "init"):
-        folder = getattr(config, key, None)
-        if folder and not (Path(folder) / "config.json").is_file():
-            raise FileNotFoundError(f"{key}: no trained network in {folder} (no config.json)")
-    existing = Path(config.output).absolute()
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ConfigError(f"output: cannot write to {config.output}")
 
 
 def make_stage(name: str, config):

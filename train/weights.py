@@ -12,10 +12,10 @@ from unclip.models.clip import CLIP
 from unclip.pipeline.loading import ModelFileError
 from unclip.pipeline.published.parts import read_part
 from unclip.pipeline.published.sources import read_encoder
+from unclip_train.checks import UPSAMPLERS
 from unclip_train.config import ConfigError
 from unclip_train.data.embeddings import clip_folder
-
-UPSAMPLERS = ("upsampler_256", "upsampler_1024")
+from unclip_train.data.sources.opening import HUB
 
 
 def load_network(name: str, source: str, arguments: dict[str, Any]) -> nn.Module:
@@ -30,7 +30,7 @@ def load_network(name: str, source: str, arguments: dict[str, Any]) -> nn.Module
         ConfigError: naming the source, and the argument or the weights that differ.
     """
     try:
-        network = read_part(source, name).train()
+        network = read_part(source.removeprefix(HUB), name).train()
     except (ModelFileError, OSError, ValueError) as error:
         raise ConfigError(f"init: cannot begin from {source}: {one_line(error)}") from error
     for argument, value in arguments.items():
@@ -45,7 +45,7 @@ def load_network(name: str, source: str, arguments: dict[str, Any]) -> nn.Module
 
 
 def upsampler_in(source: str, size: int) -> str:
-    """Which upsampler of a model draws pictures of a size; "upsampler_256" where it has one."""
+    """Which upsampler of a model draws pictures of a size; the first where none says so."""
     for name in UPSAMPLERS:
         path = Path(source) / name / "config.json"
         if path.is_file() and json.loads(path.read_text()).get("size") == size:
@@ -59,9 +59,9 @@ def load_clip(source: str, key: str = "clip") -> CLIP:
     Raises:
         ConfigError: naming the key and the source, when there is none or its weights are broken.
     """
-    folder = clip_folder(source)
+    folder = clip_folder(source.removeprefix(HUB))
     try:
-        parts = read_encoder(folder)
+        parts = read_encoder(str(folder))
         return CLIP(parts.pop("clip"), parts.pop("tokenizer"), **parts)
     except (ModelFileError, OSError, ValueError) as error:
         raise ConfigError(f"{key}: cannot read the CLIP in {source}: {one_line(error)}") from error

@@ -69,7 +69,7 @@ def test_a_stage_goes_on_from_karlo(name, karlo, pipe, pictures, tmp_path):
     config = load_config(name.split("_")[0], f"karlo/{name}")
     words = [name.split("_")[0], "--config", f"karlo/{name}", f"init={karlo.text_folder}"]
     words += [f"data.source={pictures}", f"output={tmp_path}", "run.steps=2", "run.batch_size=4"]
-    words += ["data.workers=0", "run.precision=no", "run.preview_every=0", f"data.size={8}"]
+    words += ["data.workers=0", "run.precision=no", "run.preview_every=0", "data.size=8"]
     if name == "upsampler_256":
         words += ["data.size=32", "data.crop=16"]
     else:

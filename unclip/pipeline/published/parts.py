@@ -30,12 +30,14 @@ def read_part(source: str | Path, name: str, variant: str | None = None) -> nn.M
         ModelFileError: naming the file in which something is wrong, or what the model lacks.
     """
     path, root = find(source, variant)
-    for folder in (path, path / RUN_MODEL, path / name):
+    for folder in (path, path / RUN_MODEL):
         if (folder / "config.json").is_file():
             return read_network(NETWORKS[name], folder, torch.float32, root)
     layout = layout_of(path, root)
-    if layout == "unclip" and read_index(path, root)[name] is None:
-        raise ModelFileError(f"{path / INDEX_NAME}: this model has no {name}")
+    if layout == "unclip":
+        if read_index(path, root)[name] is None:
+            raise ModelFileError(f"{path / INDEX_NAME}: this model has no {name}")
+        return read_network(NETWORKS[name], path / name, torch.float32, root)
     if name == "prior" and layout not in ("karlo", "karlo original"):
         return read_prior(source, variant)["prior"]
     if layout == "karlo":
