@@ -82,6 +82,9 @@ def check_network(stage: str, arguments: dict[str, Any], **fixed: Any) -> Any:
     if getattr(settings, "text_encoder", None):
         transformer = arguments_of("text_encoder", "TextTransformer")
         typed("network.text_encoder", transformer, settings.text_encoder)
+    for name, value in vars(settings).items():
+        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+            raise ConfigError(f"network.{name} must be at least 1, not {value}")
     wanted = LIMITS[stage].__code__.co_varnames[: LIMITS[stage].__code__.co_argcount]
     try:
         LIMITS[stage](**{name: getattr(settings, name) for name in wanted})

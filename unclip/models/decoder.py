@@ -75,9 +75,7 @@ class Decoder(ModelMixin, ConfigMixin):
         num_train_timesteps: int = 1000,
     ):
         super().__init__()
-        check_decoder(
-            size, stem, channels, num_blocks, attention_levels, head_dim, context, prediction
-        )
+        check_decoder(size, stem, channels, attention_levels, head_dim, context, prediction)
         self.text_transformer = TextTransformer(**text_encoder) if text_encoder else None
         states_dim = self.text_transformer.config.width if text_encoder else text_states_dim
         self.text_proj = UnCLIPTextProjModel(

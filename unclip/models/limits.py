@@ -10,19 +10,16 @@ from collections.abc import Sequence
 STEM_OF_NOISE = 2  # a larger stem cannot pass all the noise of a cell through its channels
 
 
-def check_prior(normalization: str, num_layers: int, num_heads: int, head_dim: int) -> None:
-    """Refuse what no prior can be made of."""
+def check_prior(normalization: str) -> None:
+    """Refuse a space for diffusion that is not known."""
     if normalization not in ("statistics", "scale"):
         raise ValueError(f"normalization must be 'statistics' or 'scale', not {normalization!r}")
-    sizes = {"num_layers": num_layers, "num_heads": num_heads, "head_dim": head_dim}
-    check_positive(**sizes)
 
 
 def check_decoder(
     size: int,
     stem: int,
     channels: Sequence[int],
-    num_blocks: int,
     attention_levels: Sequence[bool],
     head_dim: int,
     context: int,
@@ -31,7 +28,7 @@ def check_decoder(
     """Refuse arguments that would fail late or give silently wrong attention."""
     if prediction not in ("eps", "v"):
         raise ValueError(f"prediction must be 'eps' or 'v', not {prediction!r}")
-    check_positive(size=size, stem=stem, num_blocks=num_blocks, head_dim=head_dim)
+    check_positive(size=size, stem=stem, head_dim=head_dim)
     check_channels(channels)
     if len(attention_levels) != len(channels):
         raise ValueError(
@@ -53,14 +50,13 @@ def check_upsampler(
     size: int,
     stem: int,
     channels: Sequence[int],
-    num_blocks: int,
     prediction: str,
     norm_groups: int,
 ) -> None:
     """Refuse sizes that cannot be halved, and predictions that a stem cannot make."""
     if prediction not in ("eps", "v", "x_0"):
         raise ValueError(f"prediction must be 'eps', 'v' or 'x_0', not {prediction!r}")
-    check_positive(size=size, stem=stem, num_blocks=num_blocks, norm_groups=norm_groups)
+    check_positive(size=size, stem=stem, norm_groups=norm_groups)
     check_channels(channels)
     if stem > STEM_OF_NOISE and prediction != "x_0":
         raise ValueError(f"stem {stem} needs prediction 'x_0', not {prediction!r}")

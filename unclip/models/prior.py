@@ -56,7 +56,7 @@ class Prior(ModelMixin, ConfigMixin):
         clip_range: float = 5.0,
     ):
         super().__init__()
-        check_prior(normalization, num_layers, num_heads, head_dim)
+        check_prior(normalization)
         self.transformer = PrefixPriorTransformer(
             num_attention_heads=num_heads,
             attention_head_dim=head_dim,

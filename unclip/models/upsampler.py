@@ -65,7 +65,7 @@ class Upsampler(ModelMixin, ConfigMixin):
         num_train_timesteps: int = 1000,
     ):
         super().__init__()
-        check_upsampler(size, stem, channels, num_blocks, prediction, norm_groups)
+        check_upsampler(size, stem, channels, prediction, norm_groups)
         unet = functools.partial(
             UNet2DModel,
             sample_size=size // stem,
