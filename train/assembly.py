@@ -31,8 +31,7 @@ def assemble_model(runs: Path, output: Path, config: AssemblyConfig) -> Path:
         if not (stages[stage] / "config.json").is_file():
             raise FileNotFoundError(f"--runs: no trained {stage} in {stages[stage]}")
     found = {stage: path for stage, path in stages.items() if (path / "config.json").is_file()}
-    if output.exists() and any(output.iterdir()):
-        raise FileExistsError(f"--output: {output} is not empty")
+    check_output(output)
     pipeline = UnCLIPPipeline.from_stages(
         **found,
         default_steps=config.steps,
@@ -41,3 +40,13 @@ def assemble_model(runs: Path, output: Path, config: AssemblyConfig) -> Path:
     )
     pipeline.save_pretrained(output, dtype=torch.bfloat16)
     return output
+
+
+def check_output(output: Path) -> None:
+    """Refuse a folder that holds something already.
+
+    Raises:
+        FileExistsError: naming it.
+    """
+    if output.exists() and any(output.iterdir()):
+        raise FileExistsError(f"--output: {output} is not empty")

@@ -1,4 +1,4 @@
-"""unclip-train: train or resume one stage, or put trained stages together as a model."""
+"""unclip-train: train or resume one stage or all, put trained stages together as a model."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ EXAMPLES = """examples:
   unclip-train upsampler --config emoji/upsampler_256
   unclip-train upsampler --resolution 1024
   unclip-train assemble --config emoji/assemble --runs runs/emoji --output my-model
+  unclip-train all --config emoji --output my-model decoder.run.steps=9000
+
+"all" trains every stage that the folder of --config describes, each in a process of its own, and
+then assembles them; decoder.run.steps=9000 is told to the decoder alone, run.steps=9000 to all.
 
 The same command again goes on where the run stopped. Under `accelerate launch` it runs on many
 processes. Keys are those of the YAML file; --dry-run prints the whole configuration.
@@ -37,15 +41,19 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("stage", choices=[*STAGES, "assemble"], help="what to train")
+    parser.add_argument("stage", choices=[*STAGES, "assemble", "all"], help="what to train")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
-    parser.add_argument("--config", help="YAML file, or the name of an installed one")
+    parser.add_argument("--config", help="YAML file (all: a folder), or installed name")
     parser.add_argument(
         "--resolution", type=int, choices=(256, 1024), help="which upsampler, in place of --config"
     )
     parser.add_argument("--dry-run", action="store_true", help="check and print, train nothing")
-    parser.add_argument("--runs", help="assemble: folder with a run folder for each stage")
-    parser.add_argument("--output", help="assemble: folder of the model to write")
+    parser.add_argument("--runs", help="assemble, all: folder with a run folder for each stage")
+    parser.add_argument("--output", help="assemble, all: folder of the model to write")
+    parser.add_argument(
+        "--side-by-side", type=int, default=1, metavar="N", help="all: stages at once (default 1)"
+    )
+    parser.add_argument("--minutes", type=float, help="all: save and stop after so long")
     parser.add_argument("--debug", action="store_true", help="show the trace of an error")
     return parser
 
@@ -54,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point; 0 when done, 2 for a mistake in the words, 1 for a run that failed."""
     args = build_parser().parse_intermixed_args(arguments)
     try:
-        return assemble(args) if args.stage == "assemble" else train(args)
+        return {"assemble": assemble, "all": train_all}.get(args.stage, train)(args)
     except Exception as error:
         if args.debug:
             raise
@@ -130,6 +138,38 @@ def make_stage(name: str, config):
     preview_batch = collate([dataset[position] for position in range(8)])
     module = {"decoder": decoder, "upsampler": upsampler}[name]
     return module.make_stage(config, preview_batch), dataset
+
+
+def train_all(args: argparse.Namespace) -> int:
+    """Train every stage of a family, then put them together."""
+    import shlex
+
+    from unclip_train.assembly import assemble_model, check_output
+    from unclip_train.config import AssemblyConfig, ConfigError, load_config
+    from unclip_train.family import Family, family_folder, plan
+
+    for name, value in (("--side-by-side", args.side_by_side), ("--minutes", args.minutes)):
+        if value is not None and not value > 0:
+            raise ConfigError(f"{name} must be more than 0, not {value}")
+    if args.config is None:
+        raise ConfigError("--config is missing: give a folder of YAML files, or a name like emoji")
+    folder = family_folder(args.config)
+    runs = Path(args.runs or Path("runs", folder.name))
+    family = Family(plan(folder, runs, args.overrides), args.side_by_side, args.minutes)
+    how = folder / "assemble.yaml"
+    sampling = load_config("assemble", how) if how.is_file() else AssemblyConfig()
+    if args.output:
+        check_output(Path(args.output))
+    if args.dry_run:
+        for job in family.jobs:
+            print(shlex.join(job.command))
+        return 0
+    family.train()
+    if not family.is_complete:
+        print(f"{args.minutes:g} minutes are over, all is saved; the same command goes on")
+    elif args.output:
+        print(assemble_model(runs, Path(args.output), sampling))
+    return 0
 
 
 def assemble(args: argparse.Namespace) -> int:
