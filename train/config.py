@@ -68,7 +68,7 @@ class OptimizerConfig:
     eps: float = 1e-8
     weight_decay: float = 0.0
     warmup_steps: int = 0
-    decay: str = "constant"  # or "cosine", "linear": towards 0 at the last step
+    decay: str = "constant"  # or "cosine", "linear", "cooldown": to 0 at the last step
     clip_norm: float = 1.0  # gradients longer than this are shortened to it; 0 leaves them
 
 
@@ -200,7 +200,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "statistics_samples": (2, math.inf),
 }
 CHOICES: dict[str, tuple[str, ...]] = {
-    "decay": ("constant", "cosine", "linear"),
+    "decay": ("constant", "cosine", "linear", "cooldown"),
     "precision": ("no", "bf16", "fp16"),
     "degradation": ("blur", "bsr_light", "bsr"),
     "balance": ("concept", "drawing", "pair"),

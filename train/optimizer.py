@@ -9,6 +9,8 @@ from torch import nn
 
 from unclip_train.config import OptimizerConfig
 
+COOLDOWN_SHARE = 0.2  # of a run (Haegele et al. 2024, 2405.18392, section 4)
+
 
 def make_optimizer(
     network: nn.Module, config: OptimizerConfig, fused: bool | None = None
@@ -28,13 +30,18 @@ def make_optimizer(
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
-    """Linear warm-up, then constant, or falling to 0 at the end by a line or half a cosine."""
+    """Linear warm-up, then constant, or falling to 0 by half a cosine, a line, or a late line.
+
+    The late one, "cooldown", is constant until the last fifth: a run can be made longer, or be
+    told to end sooner, at any time before that.
+    """
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     progress = max(0, step - config.warmup_steps) / max(1, steps - config.warmup_steps)
     decay = {
         "constant": 1.0,
         "linear": 1 - progress,
         "cosine": (1 + math.cos(math.pi * progress)) / 2,
+        "cooldown": min(1.0, (1 - progress) / COOLDOWN_SHARE),
     }[config.decay]
     return config.lr * warmup * decay
 

@@ -170,6 +170,9 @@ def test_learning_rate():
     assert learning_rate(config, 60, 110) == pytest.approx(0.5)
     assert learning_rate(config, 110, 110) == pytest.approx(0.0)
     assert learning_rate(replace(config, decay="constant"), 99, 110) == 1.0
+    cooldown = replace(config, decay="cooldown")
+    assert learning_rate(cooldown, 89, 110) == 1.0  # of 100 steps after the warm-up, 80
+    assert learning_rate(cooldown, 100, 110) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("num_processes", [1, 2, 4])
