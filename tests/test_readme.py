@@ -55,6 +55,11 @@ def test_command_parses(command):
 
         assert name == "unclip-train"
         args = build_parser().parse_intermixed_args(words)
+        if args.stage == "all":
+            from unclip_train.family import family_folder, plan
+
+            assert plan(family_folder(args.config), Path("runs"), args.overrides)
+            return
         if args.stage == "assemble" and args.config is None:
             return  # it has defaults for everything
         load_config(args.stage, args.config or f"emoji/upsampler_{args.resolution}", args.overrides)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 STAGES = ("clip", "prior", "decoder", "upsampler")
+MAX_LINE = 1000  # characters of an error; compilers tell thousands
 EXAMPLES = """examples:
   unclip-train clip --config emoji/clip
   unclip-train prior --config emoji/prior run.steps=2000
@@ -67,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         if args.debug:
             raise
         line = " ".join(str(error).split()) or type(error).__name__
-        print(f"unclip-train {args.stage}: {line}", file=sys.stderr)
+        print(f"unclip-train {args.stage}: {line[:MAX_LINE]}", file=sys.stderr)
         return exit_code(error)
 
 
@@ -104,8 +105,7 @@ def train(args: argparse.Namespace) -> int:
     from unclip_train.data.build import pin_data
     from unclip_train.engine import Engine
 
-    if not sys.stderr.isatty():
-        silence_progress_bars()
+    silence_progress_bars()
     stage, dataset = make_stage(args.stage, config)
     pin_data(config.output, dataset)
     Engine(stage, dataset, config).train()
@@ -114,6 +114,8 @@ def train(args: argparse.Namespace) -> int:
 
 def silence_progress_bars() -> None:
     """Keep the libraries' bars out of files and pipes."""
+    if sys.stderr.isatty():
+        return
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -168,6 +170,7 @@ def train_all(args: argparse.Namespace) -> int:
     if not family.is_complete:
         print(f"{args.minutes:g} minutes are over, all is saved; the same command goes on")
     elif args.output:
+        silence_progress_bars()
         print(assemble_model(runs, Path(args.output), sampling))
     return 0
 
@@ -184,6 +187,7 @@ def assemble(args: argparse.Namespace) -> int:
         config = load_config("assemble", args.config, args.overrides)
     elif args.overrides:
         raise ConfigError(f"{args.overrides[0]}: settings need a --config to change")
+    silence_progress_bars()
     print(assemble_model(Path(args.runs), Path(args.output), config))
     return 0
 
