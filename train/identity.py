@@ -16,6 +16,7 @@ FREE_OF_RUN = (
 FREE_OF_DATA = ("workers", "cache_gb", "index", "max_bad_share")
 # Keys younger than some runs: they count where they are not at their defaults.
 YOUNG_OF_DATA = (
+    "loose_share",
     *("framing", "flip", "embeddings", "image_column", "caption_column", "split", "subset"),
     *("revision", "streaming", "shuffle_window", "min_side", "max_pixels", "leave_out"),
 )

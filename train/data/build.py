@@ -68,7 +68,11 @@ def drawing_dataset(stage: str, config: StageConfig) -> Dataset:
     if stage == "upsampler":
         crop, degradation = data.crop or data.size // 4, config.degradation
         return UpsamplerDataset(data.source, data.size, crop, degradation, **common)
-    look = {"plain_share": data.plain_share, "balance": data.balance}
+    look = {
+        "plain_share": data.plain_share,
+        "balance": data.balance,
+        "loose_share": data.loose_share,
+    }
     return DrawingDataset(data.source, data.size, **look, **common)
 
 

@@ -182,11 +182,30 @@ def styled(subject: str, style: str, rng: np.random.Generator) -> str:
     return f"{kind} of {subject}"
 
 
+def loose_subject(drawing: Drawing, rng: np.random.Generator) -> str:
+    """The thing as a hurried user names it, and still true.
+
+    Of six captions two give a keyword in place of the name, one two keywords, one the name without
+    its article, one the plural, and one the name's words in another order.
+    """
+    words = [word for word in drawing.keywords if keyword_fits(word)] or [drawing.name]
+    first, second = (words[int(number)] for number in rng.integers(len(words), size=2))
+    return (
+        noun_phrase(first),
+        first,
+        f"{first} {second}" if first != second else first,
+        drawing.name,
+        plural_of(drawing.name) or drawing.name,
+        " ".join(rng.permutation(drawing.name.split(" "))),
+    )[int(rng.integers(6))]
+
+
 def make_caption(
     drawing: Drawing,
     rng: np.random.Generator,
     background: str | None = None,
     tint: str | None = None,
+    loose_share: float = 0.0,
 ) -> str:
     """A caption of one drawing: its name (seldom a keyword), its style, the background if given.
 
@@ -195,6 +214,7 @@ def make_caption(
         rng: decides keyword, style words and their order.
         background: a colour's name to be told, or None to say nothing about it.
         tint: the colour of an icon.
+        loose_share: share of captions with loose_subject in place of the name.
     """
     if drawing.style == "icon" and background is None and rng.random() < 0.5:
         name = f"{tint} {drawing.name}" if tint else drawing.name
@@ -203,6 +223,8 @@ def make_caption(
     if tint is None and rng.random() < KEYWORD_SHARE:
         words = [word for word in drawing.keywords if keyword_fits(word)]
         subject = words[int(rng.integers(len(words)))] if words else subject
+    if loose_share and tint is None and rng.random() < loose_share:
+        subject = loose_subject(drawing, rng)
     if background is not None:
         subject = on_background(subject, background)
     return styled(subject, drawing.style, rng)

@@ -149,17 +149,19 @@ def caption_scene(
     things: list[Drawing],
     rng: np.random.Generator,
     tints: list[str | None] | None = None,
+    loose_share: float = 0.0,
 ) -> str:
     """A caption that is true of the scene; background and style go unsaid now and then.
 
     things: one drawing, two for a pair, all of one style. tints: the colours of icons.
+    loose_share: of captions of a single thing, as in make_caption.
     """
     tints = tints or [None] * len(things)
     kind = "white" if scene.background == "white" else "colour"
     told = rng.random() < NAMED_BACKGROUND_SHARE[kind]
     background = scene.background if told else None
     if scene.kind in ("plain", "colour"):
-        return make_caption(things[0], rng, background, tints[0])
+        return make_caption(things[0], rng, background, tints[0], loose_share)
     name, tint = things[0].name, tints[0] or ""
     if scene.kind == "placed":
         size = "small " if rng.random() < 0.5 else ""

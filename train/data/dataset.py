@@ -189,6 +189,7 @@ class DrawingDataset(Dataset):
         shared_only: only concepts that all three families draw, without People & Body.
         styles: of noto, twemoji, fluent, flat, icon; None for all.
         plain_share: share of single drawings on white.
+        loose_share: share of captions of single things that name it as a hurried user does.
         balance: "concept" shows each concept once an epoch; "drawing" shows each drawing once;
             "pair" shows each concept twice in a row, by two artists where there are two, so that a
             batch is full of pictures that differ in style alone (CLIP learns styles from that).
@@ -209,9 +210,11 @@ class DrawingDataset(Dataset):
         balance: str = "concept",
         cache: bool = True,
         cache_bytes: int = CACHE_BYTES,
+        loose_share: float = 0.0,
     ):
-        _check_numbers(seed, plain_share=plain_share)
+        _check_numbers(seed, plain_share=plain_share, loose_share=loose_share)
         self.size, self.seed, self.plain_share = size, seed, plain_share
+        self.loose_share = loose_share
         self.drawings = training_drawings(folder, size, shared_only, styles)
         self.order = ConceptOrder(self.drawings, seed, balance)
         self.pictures = Pictures(self.drawings, size, cache, cache_bytes)
@@ -237,7 +240,7 @@ class DrawingDataset(Dataset):
         image = paint(scene, pictures, self.size)
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
-            "caption": caption_scene(scene, things, rng, tints),
+            "caption": caption_scene(scene, things, rng, tints, self.loose_share),
             "position": position,
             "id": things[0].id,
         }

@@ -1,5 +1,7 @@
 """Captions are English and true."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from unclip_train.data.captions import (
     all_captions,
     article,
     counted_phrase,
+    loose_subject,
     make_caption,
     noun_phrase,
     on_background,
@@ -116,3 +119,26 @@ def test_all_captions_are_many_distinct_and_of_training_drawings():
     assert not any("abacus" in caption and "noto" in caption for caption in captions)
     assert {"thing", "red"} <= set(captions)
     assert all(caption.isascii() and caption == caption.strip() for caption in captions)
+
+
+def test_loose_captions_are_true_and_of_every_form():
+    drawing = replace(make_drawing("noto", "dog-face"), keywords=("puppy", "pet", "dogs"))
+    rng = np.random.default_rng(0)
+    told = {loose_subject(drawing, rng) for _ in range(400)}
+    assert told == {
+        *("a puppy", "puppy", "a pet", "pet", "puppy pet", "pet puppy"),
+        *("dog face", "face dog", "dog faces"),
+    }  # "dogs" is the plural of one thing and stays out
+
+
+def test_loose_share_is_the_share_of_loose_captions():
+    drawing = replace(make_drawing("noto", "dog-face"), keywords=())
+    strict = {"a dog face", "a dog face, noto style", "noto emoji of a dog face"}
+    rng = np.random.default_rng(0)
+    captions = [make_caption(drawing, rng, loose_share=0.25) for _ in range(4000)]
+    loose = 0.25 * 5 / 6  # without keywords one form in six is the name with its article
+    assert np.mean([caption not in strict for caption in captions]) == pytest.approx(
+        loose, abs=0.02
+    )
+    rng = np.random.default_rng(0)
+    assert {make_caption(drawing, rng) for _ in range(400)} == strict
