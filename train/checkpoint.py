@@ -12,13 +12,27 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
-import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 MANIFEST = "manifest.json"
+STAGED, OLD = ".staged-", ".old-"  # beginnings of names of folders that are not in place
+
+
+class SaveError(OSError):
+    """The disk refuses; says where, why, how much was asked for, and that older ones are kept."""
+
+    def __init__(self, path: Path, error: Exception, num_bytes: int):
+        free = shutil.disk_usage(existing_parent(path)).free
+        reason = getattr(error, "strerror", None) or str(error)
+        super().__init__(
+            f"cannot write {path}: {reason}. It needs {num_bytes} bytes, {free} are free; what "
+            "was saved before is kept"
+        )
 
 
 def save_checkpoint(
@@ -33,12 +47,12 @@ def save_checkpoint(
         facts: JSON values for the manifest.
 
     Raises:
-        OSError: when the disk refuses; the staged folder is removed, older checkpoints stay.
+        SaveError: when the disk refuses; the staged folder is removed, older checkpoints stay.
     """
     target = folder / f"step-{step:08d}"
-    staged = folder / f".staged-{step:08d}-{os.getpid()}"
-    staged.mkdir(parents=True)
+    staged = folder / f"{STAGED}{step:08d}-{os.getpid()}"
     try:
+        staged.mkdir(parents=True)
         for stem, named in tensors.items():
             contiguous = {name: tensor.detach().contiguous() for name, tensor in named.items()}
             save_file(contiguous, staged / f"{stem}.safetensors")
@@ -50,19 +64,32 @@ def save_checkpoint(
             shutil.rmtree(target)
         os.replace(staged, target)
         sync_folder(folder)
-    except BaseException:
+    except (OSError, SafetensorError) as error:
+        raise SaveError(target, error, num_bytes(*tensors.values())) from error
+    finally:
         shutil.rmtree(staged, ignore_errors=True)
-        raise
     return target
 
 
+def num_bytes(*groups: dict[str, Tensor]) -> int:
+    """What named tensors take on a disk."""
+    return sum(t.numel() * t.element_size() for named in groups for t in named.values())
+
+
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is as its manifest says; broken ones are warned of."""
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    """The newest checkpoint that is as its manifest says; broken ones are warned of.
+
+    Raises:
+        OSError: when all are broken; a run that has learned something is not begun again unasked.
+    """
+    paths = sorted(folder.glob("step-*"), reverse=True)
+    for path in paths:
         fault = find_fault(path)
         if fault is None:
             return path
         warnings.warn(f"passing over checkpoint {path}: {fault}", stacklevel=2)
+    if paths:
+        raise OSError(f"no checkpoint in {folder} is whole: remove the folder to begin again")
     return None
 
 
@@ -71,6 +98,8 @@ def find_fault(path: Path) -> str | None:
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         for name, facts in manifest["files"].items():
+            if Path(name).name != name or not name.endswith(".safetensors"):
+                return f"{name!r} has no place in it"
             if file_facts(path / name) != facts:
                 return f"{name} differs from the manifest"
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -93,9 +122,26 @@ def remove_old(folder: Path, keep: int) -> None:
             shutil.rmtree(path)
 
 
+def save_model(target: Path, write: Callable[[Path], None], weights: dict[str, Tensor]) -> None:
+    """Have a folder written aside, then put it in the place of an older one.
+
+    Raises:
+        SaveError: when the disk refuses; the older one stays.
+    """
+    staged = target.with_name(STAGED + target.name)
+    shutil.rmtree(staged, ignore_errors=True)
+    try:
+        write(staged)
+        replace_folder(staged, target)
+    except (OSError, SafetensorError) as error:
+        raise SaveError(target, error, num_bytes(weights)) from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
 def replace_folder(staged: Path, target: Path) -> None:
     """Put a finished folder in the place of an older one."""
-    old = target.with_name(f".old-{target.name}")
+    old = target.with_name(OLD + target.name)
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         os.replace(target, old)
@@ -103,19 +149,19 @@ def replace_folder(staged: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's tensors, named "<number of the parameter>.<quantity>"."""
-    state = optimizer.state_dict()["state"]
-    return {f"{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
+def clear_up(folder: Path) -> None:
+    """Put right what a killed process left behind: half-written folders, one half replaced."""
+    for old in folder.glob(OLD + "*"):
+        target = old.with_name(old.name.removeprefix(OLD))
+        if not target.exists():
+            os.replace(old, target)
+    for path in [*folder.glob(STAGED + "*"), *folder.glob(OLD + "*")]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
-def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of pack_optimizer, into an optimizer over the same parameters."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        number, key = name.split(".", 1)
-        state.setdefault(int(number), {})[key] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+def existing_parent(path: Path) -> Path:
+    """The nearest folder above that is there."""
+    return next(parent for parent in path.absolute().parents if parent.exists())
 
 
 def file_facts(path: Path) -> dict:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -23,22 +23,16 @@ from torch.utils.data import Dataset
 
 from unclip.diffusion.noise import child_generators
 from unclip_train.averages import Averages
-from unclip_train.checkpoint import (
-    load_checkpoint,
-    newest_checkpoint,
-    pack_optimizer,
-    remove_old,
-    replace_folder,
-    save_checkpoint,
-    unpack_optimizer,
-)
-from unclip_train.config import ConfigError, StageConfig, save_config
-from unclip_train.data.loader import PositionSampler, make_loader
-from unclip_train.identity import config_hash
+from unclip_train.config import StageConfig, save_config
+from unclip_train.data.loader import PositionSampler, make_loader, split_batch
+from unclip_train.keeper import Keeper
 from unclip_train.log import Log
-from unclip_train.optimizer import make_optimizer, set_learning_rate
-from unclip_train.processes import Agreement, make_accelerator
+from unclip_train.memory import OutOfMemory, checkpoint_gradients
+from unclip_train.optimizer import set_learning_rate
+from unclip_train.processes import Agreement, make_accelerator, place
+from unclip_train.sharding import average_whole_gradients, clip_gradients, is_sharded
 from unclip_train.signals import Interrupted, Stopped, StopSignals
+from unclip_train.state import weightless_copy
 
 MAX_SKIPPED_IN_A_ROW = 10
 ECHO_S = 1.0  # within which a launcher repeats the terminal's signal
@@ -71,13 +65,19 @@ class Engine:
         self.accelerator = make_accelerator(self.run.precision)
         self.agreement = Agreement(self.accelerator.num_processes)
         self.signals = StopSignals(ECHO_S if self.accelerator.num_processes > 1 else 0.0)
-        network = stage.network.to(memory_format=torch.channels_last).train()
-        optimizer = make_optimizer(network, config.optimizer)
-        self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
+        network = stage.network.train()
+        if self.run.gradient_checkpointing:
+            checkpoint_gradients(network)
+        blank = weightless_copy(network)
+        self.network, self.optimizer = place(network, config.optimizer, self.accelerator)
         self.averages = Averages(self.bare_network, list_decays(self.run.ema_decay))
         self.forward = torch.compile(self.network) if self.run.compile else self.network
-        self.step = self.saved_step = 0
-        self.num_skipped = self.skipped_in_a_row = 0
+        self.keeper = Keeper(
+            *(stage, config, self.bare_network, blank, self.optimizer, self.averages),
+            *(self.accelerator, self.agreement),
+        )
+        self.step = self.num_skipped = self.skipped_in_a_row = 0
+        self.parts = 1  # of each micro-batch; more when memory did not suffice
         self.waited_s = 0.0  # for data, in the update of now
         self._resume()
 
@@ -95,6 +95,9 @@ class Engine:
         """
         if self.step >= self.run.steps:
             self.report(f"{self.folder} has all its {self.run.steps} steps")
+            if self.run.export_ema is not None or not (self.folder / "model").exists():
+                self.keeper.export()
+                self.report(f"wrote {self.folder / 'model'}")
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         save_config(self.config, self.folder / "run.yaml")
@@ -126,7 +129,7 @@ class Engine:
                 self._mark(log)
         except Interrupted:
             self.optimizer.zero_grad(set_to_none=True)
-            if self.saved_step != self.step:
+            if self.keeper.saved_step != self.step:
                 self.save()
             raise Stopped(self.signals.number, self.step) from None
 
@@ -135,23 +138,51 @@ class Engine:
 
         Returns what the loss names, averaged over micro-batches and processes, and the gradient's
         norm; nothing where the update was skipped because one of them is not finite.
+
+        Raises:
+            OutOfMemory: saying what helps; with run.halve_on_oom, only when that did not.
         """
-        self._seed_dropout()
         set_learning_rate(self.optimizer, self.config.optimizer, self.step, self.run.steps)
-        count, sums, self.waited_s = self.run.gradient_accumulation, {}, 0.0
-        for number in range(1, count + 1):
-            batch = self._next(batches)
+        self.waited_s, read = 0.0, []
+        while True:
+            try:
+                return self._step(self._shared(self._accumulate(batches, read)))
+            except torch.OutOfMemoryError as error:
+                reason = str(error)
+            self._halve(reason)  # here the error's trace no longer holds what was computed
+
+    def _accumulate(self, batches, read: list[dict]) -> dict[str, Tensor]:
+        """Gradients of an update, and means of what the loss names over its micro-batches."""
+        self._seed_dropout()
+        count, sums = self.run.gradient_accumulation * self.parts, {}
+        for number, batch in enumerate(self._micro_batches(batches, read), start=1):
             generators = child_generators(
                 batch["position"], f"train/{self.stage.name}/{self.run.seed}"
             )
-            last = contextlib.nullcontext() if number == count else self._without_sync()
-            with last, self.accelerator.autocast():
+            with self._sync(number == count), self.accelerator.autocast():
                 parts = self.stage.loss(self.forward, batch, generators)
                 self.accelerator.backward(parts["loss"] / count)
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + value.detach().float() / count
-        sums["grad_norm"] = self._clip_gradients()
-        return self._step(self._shared(sums))
+        return sums | {"grad_norm": self._clip_gradients()}
+
+    def _micro_batches(self, batches, read: list[dict]) -> Iterator[dict]:
+        """Those of an update, cut into self.parts; read keeps them should they be needed again."""
+        for number in range(self.run.gradient_accumulation):
+            if number == len(read):
+                read.append(self._next(batches))
+            yield from split_batch(read[number], self.parts)
+
+    def _halve(self, reason: str) -> None:
+        """Cut micro-batches in two, from this update on; the effective batch stays."""
+        self.optimizer.zero_grad(set_to_none=True)
+        num_processes = self.accelerator.num_processes
+        size = self.run.batch_size // (num_processes * self.run.gradient_accumulation * self.parts)
+        if not self.run.halve_on_oom or num_processes > 1 or size % 2:
+            raise OutOfMemory(self.stage.name, self.step + 1, size, self.run, reason)
+        self.parts *= 2
+        torch.cuda.empty_cache()
+        self.report(f"out of memory in step {self.step + 1}: micro-batches of {size // 2} from now")
 
     def _seed_dropout(self) -> None:
         """Dropout is a function of the step, and another in every process."""
@@ -170,12 +201,19 @@ class Engine:
             raise Interrupted
         return batch
 
-    def _without_sync(self):
-        """Gradients stay in this process until the last micro-batch."""
-        return self.accelerator.no_sync(self.network)
+    def _sync(self, is_last: bool):
+        """Gradients stay in their process until the last micro-batch."""
+        if is_sharded(self.network):
+            self.network.set_requires_gradient_sync(is_last)
+            return contextlib.nullcontext()
+        return contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.network)
 
     def _clip_gradients(self) -> Tensor:
         limit = self.config.optimizer.clip_norm or math.inf
+        if is_sharded(self.network):
+            average_whole_gradients(self.network)
+            self.accelerator.unscale_gradients()
+            return clip_gradients(self.network, limit)
         return self.accelerator.clip_grad_norm_(self.network.parameters(), limit)
 
     def _shared(self, sums: dict[str, Tensor]) -> dict[str, float]:
@@ -200,7 +238,7 @@ class Engine:
         """Count an update that is not made; too many in a row end the run."""
         scaler = self.accelerator.scaler
         if scaler is not None:
-            scaler.update()  # fp16: a smaller factor, until gradients fit
+            scaler.update(scaler.get_scale() * scaler.get_backoff_factor())  # until gradients fit
         self.num_skipped += 1
         if scaler is None or scaler.get_scale() <= 1 or not math.isfinite(values["loss"]):
             self.skipped_in_a_row += 1
@@ -236,77 +274,40 @@ class Engine:
 
     def save(self) -> None:
         """Write a checkpoint, and an averaged network as the run's model."""
-        if self.accelerator.is_main_process:
-            tensors = {
-                "network": self.bare_network.state_dict(),
-                **{self._ema_stem(d): self.averages.tensors(d) for d in self.averages.means},
-                "optimizer": pack_optimizer(self.optimizer),
-            }
-            for stem, named in tensors.items():
-                bad = [name for name, tensor in named.items() if not torch.isfinite(tensor).all()]
-                if bad:
-                    raise FloatingPointError(
-                        f"{self.stage.name}: {stem} {bad[0]} is not finite at step {self.step}"
-                    )
-            checkpoints = self.folder / "checkpoints"
-            save_checkpoint(checkpoints, self.step, tensors, **self._facts())
-            remove_old(checkpoints, self.run.keep_checkpoints)
-            staged = self.folder / ".staged-model"
-            shutil.rmtree(staged, ignore_errors=True)
-            with self.averages.applied(self.run.export_ema):
-                self.stage.save(self.bare_network, staged)
-            replace_folder(staged, self.folder / "model")
-        self.saved_step = self.step
-        self.agreement.wait()
+        counts = {"skipped": self.num_skipped, "skipped_in_a_row": self.skipped_in_a_row}
+        self.keeper.save(self.step, **counts)
 
-    def _facts(self) -> dict:
-        """What a checkpoint's manifest says of the run beside its tensors."""
-        scaler = self.accelerator.scaler
-        return {
-            "config": config_hash(self.config),
-            "position": self.step * self.run.batch_size,  # of the next sample; it keys all draws
-            "seed": self.run.seed,
-            "averaged": self.averages.num_updates,
-            "skipped": self.num_skipped,
-            "skipped_in_a_row": self.skipped_in_a_row,
-            "scaler": scaler.state_dict() if scaler is not None else None,
-        }
-
-    def _ema_stem(self, decay: float) -> str:
-        """File of an average: ema for the first, ema-0.999 for another."""
-        return "ema" if decay == self.averages.first else f"ema-{decay:g}"
+    def _resume(self) -> None:
+        manifest = self.keeper.resume()
+        if manifest is None:
+            return
+        self.step = manifest["step"]
+        self.num_skipped = manifest.get("skipped", 0)
+        self.skipped_in_a_row = manifest.get("skipped_in_a_row", 0)
+        self.report(f"resumed from {manifest['path']}")
 
     def preview(self) -> None:
         """Write previews/step-NNNNNNNN.png, drawn by the averaged network."""
-        if self.accelerator.is_main_process:
-            with self.averages.applied() as network, torch.no_grad(), self.signals.droppable():
-                picture = self.stage.preview(network)
-            if picture is not None:
-                (self.folder / "previews").mkdir(exist_ok=True)
-                picture.save(self.folder / "previews" / f"step-{self.step:08d}.png")
-
-    def _resume(self) -> None:
-        path = newest_checkpoint(self.folder / "checkpoints")
-        if path is None:
+        if not self.looks:
             return
-        manifest, tensors = load_checkpoint(path)
-        if manifest["config"] != config_hash(self.config):
-            raise ConfigError(
-                f"output: {self.folder} holds a run with another configuration; give another "
-                "output, or begin from its weights with init=" + str(self.folder / "model")
-            )
-        self.bare_network.load_state_dict(tensors["network"])
-        unpack_optimizer(self.optimizer, tensors["optimizer"])
-        for decay in self.averages.means:
-            for name, mean in self.averages.tensors(decay).items():
-                mean.copy_(tensors[self._ema_stem(decay)][name])
-        self.step = self.saved_step = manifest["step"]
-        self.averages.num_updates = manifest.get("averaged", self.step)
-        self.num_skipped = manifest.get("skipped", 0)
-        self.skipped_in_a_row = manifest.get("skipped_in_a_row", 0)
-        if self.accelerator.scaler is not None and manifest.get("scaler"):
-            self.accelerator.scaler.load_state_dict(manifest["scaler"])
-        self.report(f"resumed from {path}")
+        with self._looking() as network:
+            picture = self.stage.preview(network)
+        if picture is not None and self.accelerator.is_main_process:
+            (self.folder / "previews").mkdir(exist_ok=True)
+            picture.save(self.folder / "previews" / f"step-{self.step:08d}.png")
+
+    @property
+    def looks(self) -> bool:
+        """Whether this process takes part in looking at the network: all that hold a shard do."""
+        return self.accelerator.is_main_process or is_sharded(self.network)
+
+    @contextlib.contextmanager
+    def _looking(self) -> Iterator[nn.Module]:
+        """The averaged network, to be looked at; a signal ends that at once where it can."""
+        droppable = contextlib.nullcontext if is_sharded(self.network) else self.signals.droppable
+        with self.averages.applied() as network, torch.no_grad(), self.accelerator.autocast():
+            with droppable():
+                yield network
 
     def report(self, line: str) -> None:
         """Print a line, once for all processes."""

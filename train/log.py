@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -49,18 +50,21 @@ class Log:
         """A line of log.jsonl, and points on the curves."""
         if self.file is None:
             return
-        self.file.write(json.dumps({"step": step, **values}) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps({"step": step, **values}) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise OSError(f"cannot write {self.file.name}: {error.strerror}") from error
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Close the files."""
-        if self.file is not None:
-            self.file.close()
-        if self.board is not None:
-            self.board.close()
+        """Close the files; that the disk was full has been said where it was found."""
+        for file in (self.file, self.board):
+            if file is not None:
+                with contextlib.suppress(OSError):
+                    file.close()
 
 
 def open_tensorboard(folder: Path):

@@ -9,6 +9,11 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, GradientAccumulationPlugin
+from torch import nn
+
+from unclip_train.config import OptimizerConfig
+from unclip_train.optimizer import make_optimizer
+from unclip_train.sharding import shard, wants_shards
 
 FOREVER = timedelta(days=30)  # one process may draw or evaluate while the others wait
 
@@ -21,6 +26,19 @@ def make_accelerator(precision: str) -> Accelerator:
         dataloader_config=DataLoaderConfiguration(),
         cpu=not torch.cuda.is_available(),
     )
+
+
+def place(
+    network: nn.Module, config: OptimizerConfig, accelerator: Accelerator
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """The network and its optimizer where they will run: in shards, or whole in every process."""
+    fused = accelerator.device.type == "cuda" or None
+    if wants_shards(accelerator):
+        network = shard(network)
+        optimizer = make_optimizer(network, config, fused)
+        return network, accelerator.prepare_optimizer(optimizer)
+    network = network.to(memory_format=torch.channels_last)
+    return accelerator.prepare(network, make_optimizer(network, config, fused))
 
 
 class Agreement:

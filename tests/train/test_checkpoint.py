@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from unclip_train import checkpoint
+from unclip_train.state import pack_optimizer, unpack_optimizer
 
 
 @pytest.fixture
@@ -91,8 +92,8 @@ def test_optimizer_round_trip():
     step(layer, optimizer)
     copy, optimizer_copy = trained(0)
     copy.load_state_dict(layer.state_dict())
-    packed = {name: tensor.clone() for name, tensor in checkpoint.pack_optimizer(optimizer).items()}
-    checkpoint.unpack_optimizer(optimizer_copy, packed)
+    packed = {name: tensor.clone() for name, tensor in pack_optimizer(optimizer).items()}
+    unpack_optimizer(optimizer_copy, packed)
     step(layer, optimizer)
     step(copy, optimizer_copy)
     assert torch.equal(layer.weight, copy.weight)

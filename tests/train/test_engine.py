@@ -8,13 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from unclip_train.checkpoint import load_checkpoint, pack_optimizer
+from unclip_train.checkpoint import load_checkpoint
 from unclip_train.cli import make_stage
 from unclip_train.config import ConfigError, OptimizerConfig
 from unclip_train.data.loader import PositionSampler
 from unclip_train.engine import Engine
 from unclip_train.optimizer import learning_rate
 from unclip_train.signals import Stopped
+from unclip_train.state import pack_optimizer
 
 STAGES = ["clip", "prior", "decoder", "upsampler_256"]
 

@@ -174,6 +174,15 @@ def collate(samples: list[dict]) -> dict:
     }
 
 
+def split_batch(batch: dict, parts: int) -> list[dict]:
+    """A batch in so many of equal size, in order; its size must be a multiple of parts."""
+    size = len(batch["position"]) // parts
+    return [
+        {key: value[start : start + size] for key, value in batch.items()}
+        for start in range(0, parts * size, size)
+    ]
+
+
 def to_unit_range(image: torch.Tensor, device: torch.device) -> torch.Tensor:
     """uint8 pictures [B, 3, S, S] in 0..255 to fp32 in [-1, 1] on the device."""
     return image.to(device, non_blocking=True).float() / 127.5 - 1
