@@ -19,7 +19,6 @@ import torch
 
 from unclip.metrics.attributes import background_colour
 from unclip_train.data.compose import (
-    BACKGROUNDS,
     PLAIN,
     choose_background,
     mean_colour,
@@ -28,6 +27,7 @@ from unclip_train.data.compose import (
     read_picture,
 )
 from unclip_train.data.drawings import Drawing, load_drawings
+from unclip_train.data.vocabulary import BACKGROUNDS
 
 
 def scenes(

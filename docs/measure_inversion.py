@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from unclip import UnCLIPPipeline
-from unclip_train.data.compose import BACKGROUNDS, over, read_picture
+from unclip_train.data.compose import over, read_picture
 from unclip_train.data.drawings import evaluation_drawings, load_drawings
+from unclip_train.data.vocabulary import BACKGROUNDS
 
 PEAK_DB = 150.0  # what float32 can tell apart; a picture that comes back to the bit has no PSNR
 

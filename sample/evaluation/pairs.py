@@ -17,7 +17,7 @@ from unclip_sample.evaluation.protocol import Composition
 from unclip_sample.evaluation.results import Cell, Column, Gallery, Section, Table
 from unclip_sample.evaluation.sources import Example, styled_caption
 from unclip_train.data.captions import counted_phrase, noun_phrase, on_background
-from unclip_train.data.compose import BACKGROUNDS
+from unclip_train.data.vocabulary import BACKGROUNDS
 
 NUM_SHOWN = 16
 NUM_IN_A_ROW = 8

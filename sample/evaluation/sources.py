@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from unclip.pictures import PictureError, open_picture, to_rgb
 from unclip_train.data.captions import noun_phrase
-from unclip_train.data.compose import BACKGROUNDS, over, read_picture
+from unclip_train.data.compose import over, read_picture
 from unclip_train.data.drawings import (
     FAMILY_OF_STYLE,
     STYLES,
@@ -30,6 +30,7 @@ from unclip_train.data.drawings import (
 from unclip_train.data.held_out import FAMILIES, ICON_FAMILY
 from unclip_train.data.sources.opening import kind_of, open_source
 from unclip_train.data.sources.records import BadSample, Source
+from unclip_train.data.vocabulary import BACKGROUNDS
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 
 from unclip.metrics.attributes import background_colour, cielab, halves, sides_agree
-from unclip_train.data.compose import BACKGROUNDS, Scene, paint
+from unclip_train.data.compose import Scene, paint
+from unclip_train.data.vocabulary import BACKGROUNDS
 
 
 def pixels(picture: Image.Image) -> torch.Tensor:

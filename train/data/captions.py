@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 
 from .drawings import Drawing
+from .vocabulary import BACKGROUNDS, PLACE_WORDS, TINTS
 
 UNSTYLED_SHARE = 0.25
 KEYWORD_SHARE = 0.08
@@ -235,8 +236,6 @@ def all_captions(drawings: Iterable[Drawing]) -> list[str]:
 
     Held-out drawings are passed over. Backgrounds, tints, places and counts go round in turn.
     """
-    from .compose import BACKGROUNDS, PLACE_WORDS, TINTS
-
     colours, tints, places = tuple(BACKGROUNDS), tuple(TINTS), tuple(PLACE_WORDS)
     captions: dict[str, None] = {}
     for number, drawing in enumerate(d for d in drawings if not d.held_out):

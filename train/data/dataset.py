@@ -15,8 +15,6 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from .compose import (
-    BACKGROUNDS,
-    TINTS,
     caption_scene,
     choose_background,
     mean_colour,
@@ -27,6 +25,7 @@ from .compose import (
     tint_picture,
 )
 from .drawings import STYLES, Drawing, base_concept, files_present, load_drawings
+from .vocabulary import BACKGROUNDS, TINTS
 
 BALANCES = ("concept", "drawing", "pair")
 DEGRADATIONS = ("blur", "bsr", "bsr_light")

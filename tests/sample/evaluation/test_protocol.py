@@ -7,8 +7,8 @@ from unclip.metrics.attributes import background_colour
 from unclip_sample.evaluation import protocol
 from unclip_sample.evaluation.protocol import choose, distractors_of, keyed_seed
 from unclip_sample.evaluation.sources import open_data, open_drawings
-from unclip_train.data.compose import BACKGROUNDS
 from unclip_train.data.drawings import evaluation_drawings, load_drawings
+from unclip_train.data.vocabulary import BACKGROUNDS
 
 
 def test_groups_follow_the_rule_of_held_out_pairs(source, drawings):

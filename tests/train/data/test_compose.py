@@ -7,9 +7,7 @@ import pytest
 from PIL import Image
 
 from unclip_train.data.compose import (
-    BACKGROUNDS,
     MIN_CONTRAST,
-    PLACE_WORDS,
     PLAIN,
     Scene,
     caption_scene,
@@ -21,6 +19,7 @@ from unclip_train.data.compose import (
     read_picture,
     tint_picture,
 )
+from unclip_train.data.vocabulary import BACKGROUNDS, PLACE_WORDS
 
 from .conftest import disc, make_drawing
 

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 from unclip_train.data import dataset as dataset_module
-from unclip_train.data.compose import BACKGROUNDS, TINTS, over, read_picture
+from unclip_train.data.compose import over, read_picture
 from unclip_train.data.dataset import ConceptOrder, DrawingDataset, UpsamplerDataset
 from unclip_train.data.degradation import gaussian_blur
 from unclip_train.data.drawings import base_concept
+from unclip_train.data.vocabulary import BACKGROUNDS, TINTS
 
 DEGRADATIONS = ("blur", "bsr", "bsr_light")
 
