@@ -13,6 +13,7 @@ from typing import Any
 from unclip_sample import edit_words, edits, latent_words, latents, plots, stage_words
 from unclip_sample.outputs import plan_outputs
 from unclip_sample.prompts import is_shared, own_share
+from unclip_sample.records import record_of
 from unclip_sample.request import Request, RequestError, read_request
 from unclip_sample.running import exit_status
 from unclip_sample.words import Parser, count, seed
@@ -299,9 +300,7 @@ def draw(
         own = {"prompt": request.prompts[rows[index]], "seed": output.seeds[index]}
         if output.scores is not None:
             own["score"] = round(float(output.scores[index]), 6)
-        record = {**own, **texts, **output.settings, **facts}
-        if "prior" not in output.settings["stages"]:
-            record["z_img"] = output.image_embeds[index].numpy().tobytes().hex()
+        record = record_of(output, index, {**own, **texts}, facts)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_png(image, path, None if args.no_metadata else record, overwrite=args.overwrite)
         written.append({"path": str(path), "size": output.settings["size"], **own})

@@ -139,7 +139,7 @@ def test_r9_callbacks_are_counted_and_cancelling_stops(pipe, figure):
 
         def note(p, step, t, values):
             told.append((values["stage"], step, t))
-            assert p is pipe and set(values) <= {"stage", *names}
+            assert p is pipe and set(values) <= {"stage", "num_steps", *names}
             return {"latents": values["latents"] * 1.0}
 
         arguments = {"callback_on_step_end": note, "callback_on_step_end_tensor_inputs": names}

@@ -9,6 +9,7 @@ channels of a token, D CLIP embedding.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,23 @@ class Prefix:
     rows: Tensor | None = None
     keys_and_values: list[tuple[Tensor, Tensor]] | None = None  # each [B, H, P, E]
     bias: Tensor | None = None  # [B, 1, 1, P]: 0, or MASKED where a token pads
+
+    @staticmethod
+    def cat(prefixes: Sequence[Prefix]) -> Prefix:
+        """Join filled ones along B; shorter ones are padded by tokens without weight."""
+        longest = max(prefix.bias.shape[-1] for prefix in prefixes)
+        missing = [longest - prefix.bias.shape[-1] for prefix in prefixes]
+        blocks = zip(*(prefix.keys_and_values for prefix in prefixes), strict=True)
+        pairs = [
+            tuple(
+                torch.cat([F.pad(x, (0, 0, 0, n)) for x, n in zip(members, missing, strict=True)])
+                for members in zip(*block, strict=True)
+            )
+            for block in blocks
+        ]
+        padded = zip(prefixes, missing, strict=True)
+        bias = [F.pad(prefix.bias, (0, n), value=MASKED) for prefix, n in padded]
+        return Prefix(keys_and_values=pairs, bias=torch.cat(bias))
 
 
 class PrefixPriorTransformer(PriorTransformer):

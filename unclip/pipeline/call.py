@@ -18,6 +18,7 @@ from unclip.models.clip import TextEncoding
 from unclip.pipeline.edits import Edit
 
 TENSOR_INPUTS = ("x_t", "latents", "z_img", "z_txt", "x_low")  # what a callback may ask for
+FACTS = ("stage", "num_steps")  # what it is told in any case
 
 
 class Interrupted(RuntimeError):
@@ -64,9 +65,9 @@ class Conditions:
 class Report:
     """What is told about every step, and whether the call is to end.
 
-    callback(pipeline, step, t, values): values has "stage", and those of TENSOR_INPUTS that are
-    named in tensor_inputs and exist in the stage. An "x_t" (or "latents", the same) in what it
-    returns takes the place of that one.
+    callback(pipeline, step, t, values): values has "stage", "num_steps", and those of
+    TENSOR_INPUTS that are named in tensor_inputs and exist in the stage. An "x_t" (or "latents",
+    the same) in what it returns takes the place of that one.
     """
 
     callback: Callable[..., Mapping[str, Any] | None] | None = None
@@ -86,7 +87,8 @@ class Report:
                 return None
             tensors = {**known, "x_t": values["x_t"], "latents": values["x_t"]}
             told = {name: tensors[name] for name in self.tensor_inputs if tensors[name] is not None}
-            changed = self.callback(pipeline, step, t, {"stage": values["stage"], **told})
+            told |= {name: values[name] for name in FACTS}
+            changed = self.callback(pipeline, step, t, told)
             self.check()
             return self.replacement(changed)
 
@@ -102,7 +104,7 @@ class Report:
         """What a callback returned, as a stage reads it."""
         if not isinstance(changed, Mapping):
             return None
-        unknown = set(changed) - set(TENSOR_INPUTS) - {"stage"}
+        unknown = set(changed) - {*TENSOR_INPUTS, *FACTS}
         if unknown:
             raise ValueError(f"callback_on_step_end: it returned {sorted(unknown)[0]!r}; give x_t")
         if "latents" in changed and "x_t" not in changed:

@@ -177,7 +177,8 @@ class SingleStages:
         timesteps = timesteps_for(steps, scheduler)
 
         def report(step: int, t_next: int, x_t: Tensor) -> Tensor | None:
-            changed = on_step(self, step, timesteps[step], {"stage": name, "x_t": x_t})
+            values = {"stage": name, "num_steps": len(timesteps), "x_t": x_t}
+            changed = on_step(self, step, timesteps[step], values)
             return changed.get("x_t") if isinstance(changed, Mapping) else None
 
         return stages.Stage(

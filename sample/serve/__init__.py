@@ -1,0 +1,1 @@
+"""unclip-serve: an HTTP server that speaks OpenAI's Images API, and a page to draw on."""
