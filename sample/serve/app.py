@@ -332,7 +332,9 @@ async def on_invalid(request: Request, error: RequestValidationError) -> Respons
     message = f"Unknown parameter: {param!r}." if unknown else first["msg"]
     if param and not unknown:
         message = f"{param}: {message}"
-    return error_response(invalid(param, message, "unknown_parameter" if unknown else None))
+    return error_response(
+        invalid(param, message, "unknown_parameter" if unknown else "invalid_value")
+    )
 
 
 def without_422(schema: dict[str, Any]) -> dict[str, Any]:
