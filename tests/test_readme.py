@@ -45,6 +45,10 @@ def test_command_parses(command):
         from unclip_sample.evaluation.words import parser
 
         parser().parse_args(words)
+    elif name == "unclip-serve":
+        from unclip_sample.serve.cli import parser
+
+        parser().parse_args(words)
     elif name == "unclip-data":
         from unclip_train.data.cli import build_parser
 
