@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from unclip_sample.evaluation import embeddings, pairs, sweeps, variety
+from unclip_sample.evaluation import cascade, embeddings, pairs, sweeps, variety
 from unclip_sample.evaluation.bench import Bench
 from unclip_sample.evaluation.page import page_of
 from unclip_sample.evaluation.results import Results, Section, write_text
@@ -44,6 +44,7 @@ SECTIONS: dict[str, Callable[[Bench], Section]] = {
     "lettering": embeddings.lettering,
     "nearest": variety.nearest,
     "diversity": variety.diversity,
+    "cascade": cascade.cascade,
     "grid": variety.grid,
 }
 assert SECTIONS.keys() == SIZES.keys()

@@ -45,6 +45,7 @@ class Sample:
     steps: int | None = None
     sampler: str | None = None
     num_candidates: int | None = None
+    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ class Studio:
             "sampler": sample.sampler or self.samplers["decoder"],
             "prior_seed": sample.seed if sample.prior_seed is None else sample.prior_seed,
             "num_candidates": candidates,
+            "size": self.size if sample.size is None else sample.size,
         }
         if sample.condition != "prior":
             given |= {"prior_seed": None, "num_candidates": None}
@@ -151,7 +153,7 @@ class Studio:
         given = None if sample.z_img is None else _digest(sample.z_img)
         facts = {
             "model": self.digest,
-            "size": self.size,
+            "size": sample.size,
             "dtype": str(self.pipeline.decoder.dtype),
             "z_img": given,
             **{name: getattr(sample, name) for name in SETTINGS},
@@ -186,8 +188,8 @@ class Studio:
         missing = [(path, sample) for path, sample in wanted if not path.exists()]
         groups: dict[tuple, list[tuple[Path, Sample]]] = defaultdict(list)
         for path, sample in missing:
-            settings = (sample.condition, sample.guidance, sample.steps)
-            groups[(*settings, sample.sampler, sample.num_candidates)].append((path, sample))
+            settings = (sample.condition, sample.guidance, sample.steps, sample.sampler)
+            groups[(*settings, sample.num_candidates, sample.size)].append((path, sample))
         hidden = True if self.quiet or not self.processes.is_main else None
         with tqdm(total=len(missing), desc=label, unit="picture", disable=hidden) as bar:
             for group in groups.values():
@@ -205,7 +207,7 @@ class Studio:
             image_embeds=self._z_img(samples),
             guidance_scale=first.guidance,
             decoder_num_inference_steps=first.steps,
-            size=self.size,
+            size=first.size,
         )
         for path, sample, image, z in zip(
             paths, samples, output.images, output.image_embeds, strict=True

@@ -23,6 +23,7 @@ SIZES = {
     "lettering": 16,
     "nearest": 100,
     "diversity": 10,
+    "cascade": 12,
     "grid": 100,
 }
 LAYOUTS = ("geneval", "t2i-compbench")

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from unclip.metrics.frechet import frechet_distance
-from unclip_sample.evaluation import embeddings, pairs, sweeps
+from unclip_sample.evaluation import cascade, embeddings, pairs, sweeps
 from unclip_sample.evaluation.bench import Bench, finding, mean_by, with_interval
 from unclip_sample.evaluation.embeddings import write_on
 from unclip_sample.evaluation.studio import Sample
@@ -199,3 +200,28 @@ def test_fid_needs_an_extractor_and_enough_pictures(bench, source):
     means = [torch.from_numpy(np.stack(p)).double().mean(dim=(1, 2)) for p in (pixels, darker)]
     assert bench.fid(darker) == pytest.approx(frechet_distance(*means), rel=1e-6)
     assert bench.fid(pixels[:3]) is None  # three pictures for three features
+
+
+def test_sizes_of_a_cascade_keep_their_colours_or_are_told_not_to(bench, monkeypatch):
+    monkeypatch.setattr(cascade, "sides_of", lambda bench: [64, 256])
+    section = cascade.cascade(bench)
+    (table,) = section.tables  # of 64-pixel drawings there are no edges of 256 to compare with
+    (row,) = table.rows
+    small, large = (
+        np.stack([np.asarray(Image.open(bench.studio.folder / path)) for path in paths])
+        for _, paths in section.galleries[0].rows
+    )
+    assert small.shape[1:] == (64, 64, 3) and large.shape[1:] == (256, 256, 3)
+    shift = np.abs(small.mean(axis=(1, 2)) - large.mean(axis=(1, 2))).max(axis=1)
+    assert row[0] == "64 to 256"
+    assert row[1]["value"] == pytest.approx(shift.mean()) and row[2] == pytest.approx(shift.max())
+
+
+def test_edges_of_real_pictures_are_as_sharp_as_themselves():
+    real = torch.randint(0, 256, (3, 128, 128, 3), dtype=torch.uint8)
+    (table,) = cascade.edges(real, real)
+    assert [row[1]["value"] for row in table.rows] == pytest.approx([1.0] * 6)
+    assert table.rows[0][0] == "32 to 64"
+    flat = real // 2  # half the contrast
+    assert all(row[1]["value"] < 0.6 for row in cascade.edges(flat, real)[0].rows)
+    assert cascade.edges(real, None) == []
