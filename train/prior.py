@@ -18,6 +18,7 @@ from unclip.diffusion.losses import simple_loss
 from unclip.diffusion.schedule import make_schedule
 from unclip.models.clip import CLIP
 from unclip.models.prior import Prior
+from unclip.models.prior_transformer import Prefix
 from unclip_train.conditions import image_embeddings
 from unclip_train.config import ConfigError, PriorConfig
 from unclip_train.data.loader import collate, to_unit_range
@@ -50,7 +51,7 @@ class PriorStage:
             z_0 = self.network.normalize(z_img)  # [B, D]
         t = draw_timesteps(self.schedule.num_steps, generators, device)
         z_t = q_sample(self.schedule, z_0, t, draw_noise_like(z_0, generators))
-        z_hat = network(z_t, t, text).float()
+        z_hat = network(z_t, t, text, Prefix()).float()  # reads no token that only pads
         cosine = F.cosine_similarity(self.network.denormalize(z_hat), z_img)
         return {"loss": simple_loss(z_hat, z_0).mean(), "cosine": cosine.mean()}
 
