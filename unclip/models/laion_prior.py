@@ -96,12 +96,13 @@ class LaionPrior(ModelMixin, ConfigMixin):
     ) -> Tensor:
         """Noised embedding [B, D] (normalised space), t [B], caption -> z_img_hat [B, D] there.
 
-        prefix: says which of the N captions belongs to each of the B embeddings.
+        prefix: says which of the N captions belongs to each of the B embeddings, where they are not
+            one and the same.
 
         A caption without a token, its mask all False, is none: learned embeddings stand for it,
         and for the noised embedding too, as the published network was trained.
         """
-        if prefix is not None:
+        if prefix is not None and prefix.rows is not None:
             text = text.select(prefix.rows.to(z_img_t.device))
         is_given = text.text_mask.any(dim=1)[:, None, None]  # [B, 1, 1]
         is_token = text.text_mask & (text.tokens != 0)  # [B, L], token 0 counts as padding
