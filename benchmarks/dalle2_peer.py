@@ -12,7 +12,7 @@ import time
 
 import torch
 from accelerate import Accelerator
-from dalle2_pytorch import DALLE2, Decoder, DiffusionPrior, DiffusionPriorNetwork, Unet
+from dalle2_pytorch import Decoder, DiffusionPrior, DiffusionPriorNetwork, Unet
 from dalle2_pytorch.trainer import DecoderTrainer, DiffusionPriorTrainer
 
 
