@@ -72,6 +72,10 @@ def check_data(stage: str, config: StageConfig) -> None:
             raise ConfigError(
                 f"data.crop must be a multiple of 4 and at most data.size {data.size}, not {crop}"
             )
+    if data.validation and data.validation_share:
+        raise ConfigError("data.validation and data.validation_share: give one of them")
+    if data.validation:
+        kind_of(data.validation)
     if not data.embeddings:
         return
     if stage in ("clip", "upsampler"):

@@ -102,13 +102,14 @@ def train(args: argparse.Namespace) -> int:
 
         print(OmegaConf.to_yaml(OmegaConf.structured(config)), end="")
         return 0
-    from unclip_train.data.build import pin_data
+    from unclip_train.data.build import make_held_out, pin_data
     from unclip_train.engine import Engine
 
     silence_progress_bars()
     stage, dataset = make_stage(args.stage, config)
     pin_data(config.output, dataset)
-    Engine(stage, dataset, config).train()
+    held_out = make_held_out(args.stage, config) if config.run.validate_every else None
+    Engine(stage, dataset, config, held_out).train()
     return 0
 
 
@@ -128,7 +129,7 @@ def make_stage(name: str, config):
     import torch
 
     from unclip_train import clip, decoder, prior, upsampler
-    from unclip_train.data.build import captions_of, make_dataset
+    from unclip_train.data.build import captions_of, make_dataset, make_held_out
     from unclip_train.data.loader import collate
 
     torch.manual_seed(config.run.seed)  # of the initial weights
@@ -136,8 +137,10 @@ def make_stage(name: str, config):
     if name == "clip":
         return clip.make_stage(config, captions_of(dataset, config)), dataset
     if name == "prior":
-        return prior.make_stage(config, dataset), dataset
-    preview_batch = collate([dataset[position] for position in range(8)])
+        held_out = make_held_out(name, config) if config.prompts else None
+        return prior.make_stage(config, dataset, held_out), dataset
+    shown = (make_held_out(name, config) if config.run.preview_every else None) or dataset
+    preview_batch = collate([shown[position] for position in range(8)])
     module = {"decoder": decoder, "upsampler": upsampler}[name]
     return module.make_stage(config, preview_batch), dataset
 

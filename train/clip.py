@@ -6,6 +6,7 @@ Shapes: B batch, D embedding.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from transformers import (
 )
 
 from unclip.diffusion.losses import contrastive_loss
+from unclip.metrics.similarity import ranks_among, recall_at
 from unclip.models.clip import CLIP
 from unclip_train.config import ClipConfig
 from unclip_train.data.loader import to_unit_range
@@ -59,6 +61,25 @@ class ClipStage:
             "loss": contrastive_loss(z_img, z_txt, logit_scale, first=first, **whole).mean(),
             "accuracy": right.float().mean(),
             "logit_scale": logit_scale,
+        }
+
+    def validate(self, network: nn.Module, batches: Iterable[dict]) -> dict[str, float]:
+        """Loss over all held-out pairs at once, and how often the nearest of them is right.
+
+        recall_image: a picture finds its own caption first (R@1); recall_text: a caption its
+        picture. Guessing reaches 1 / N; equal captions of two pictures count against both.
+        """
+        device = next(network.parameters()).device
+        parts = [
+            network(to_unit_range(batch["image"], device), batch["caption"]) for batch in batches
+        ]
+        z_img, z_txt = (torch.cat([part[number].float() for part in parts]) for number in (0, 1))
+        own = torch.arange(len(z_img), device=device)
+        others = (own[:, None] + own[1:]) % len(own)  # [N, N - 1], all but the own one
+        return {
+            "loss": float(contrastive_loss(z_img, z_txt, parts[0][2]).mean()),
+            "recall_image": recall_at(ranks_among(z_img, z_txt, own, others), 1),
+            "recall_text": recall_at(ranks_among(z_txt, z_img, own, others), 1),
         }
 
     def save(self, network: nn.Module, folder: Path) -> None:

@@ -44,6 +44,8 @@ class DataConfig:
     # Of other sources only.
     framing: str = "centre"  # largest square in the middle, at a "random" place, or "pad"
     flip: float = 0.0  # share shown mirrored
+    validation: str | None = None  # another source, to measure on
+    validation_share: float = 0.0  # or a share of this one, set aside by a hash of the names
     embeddings: str | None = None  # folder that unclip-data embed wrote, of this source
     image_column: str = ""  # of a table; the usual names when empty
     caption_column: str = ""
@@ -90,6 +92,11 @@ class RunConfig:
     log_every: int = 20  # updates
     save_every: int = 500
     preview_every: int = 0  # 0: no previews
+    validate_every: int = 500  # on what is held out, where anything is; 0: never
+    validation_samples: int = 256  # at most
+    tracker: str = "tensorboard"  # or wandb, trackio, ... of accelerate's, several by commas, or ""
+    measure_flops: bool = True  # count the work of an update and time the device, at the start
+    peak_tflops: float = 0.0  # of the device, to be held against; 0: that of a timed matmul
     keep_checkpoints: int = 2
 
 
@@ -120,6 +127,9 @@ class PriorConfig(StageConfig):
     clip: str = MISSING  # folder of the CLIP whose embeddings it learns
     drop_text: float = 0.1  # share of captions emptied, for guidance (DALL-E 2, section 2.2)
     statistics_samples: int = 4096  # pictures from which mean and std are measured
+    noise_levels: int = 1  # timesteps that a caption is learned at in one pass over its text
+    prompts: list[str] | None = None  # drawn in previews
+    decoder: str | None = None  # trained, to draw them; without it the nearest held-out pictures
 
 
 @dataclass
@@ -133,6 +143,8 @@ class DecoderConfig(StageConfig):
     min_snr_gamma: float = 0.0  # 0: every timestep weighs the same
     timestep_std: float = 0.0  # of logit-normal timesteps; 0: all are equally frequent
     timestep_mean: float = 0.0  # of the same; above 0 prefers much noise
+    prompts: list[str] | None = None  # drawn in previews
+    prior: str | None = None  # trained, to lead them; without it the caption alone does
 
 
 @dataclass
@@ -177,6 +189,11 @@ RANGES: dict[str, tuple[float, float]] = {
     "log_every": (1, math.inf),
     "save_every": (1, math.inf),
     "preview_every": (0, math.inf),
+    "validate_every": (0, math.inf),
+    "validation_samples": (2, 2**20),
+    "validation_share": (0, 0.9),
+    "peak_tflops": (0, 1e6),
+    "noise_levels": (1, 1024),
     "keep_checkpoints": (1, math.inf),
     "seed": (0, 2**31 - 1),
     "plain_share": (0, 1),

@@ -5,6 +5,7 @@ Shapes: B batch, S pixels a side, D embedding.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from unclip.diffusion.noise import child_generators, randn_per_sample
 from unclip.diffusion.sampling import denoise
 from unclip.diffusion.schedule import make_schedule
 from unclip.diffusion.schedulers import make_scheduler
-from unclip.models.clip import CLIP
+from unclip.models.clip import CLIP, TextEncoding
 from unclip.models.decoder import Decoder, known_part
 from unclip_train.conditions import image_embeddings
 from unclip_train.config import DecoderConfig
@@ -31,22 +32,36 @@ from unclip_train.draws import (
     drop_captions,
 )
 from unclip_train.networks import build_network
-from unclip_train.previews import picture_grid
-from unclip_train.weights import load_clip, load_network
-
-PREVIEW_STEPS = 25
+from unclip_train.previews import DECODER_STEPS, DecoderPreviews, picture_grid
+from unclip_train.validation import generators_of, mean_by_timestep, spread_timesteps
+from unclip_train.weights import check_clip_fits, load_clip, load_network
 
 
 class DecoderStage:
-    """L_simple, with 0.001 L_vlb where the variance is learned (DALL-E 2, section 2.1; GLIDE)."""
+    """L_simple, with 0.001 L_vlb where the variance is learned (DALL-E 2, section 2.1; GLIDE).
+
+    Args:
+        network: the decoder.
+        clip: that conditions it.
+        config: of the stage.
+        preview_batch: pictures whose own embeddings are drawn in previews.
+        previews: draws config.prompts, where there are any.
+    """
 
     name = "decoder"
 
-    def __init__(self, network: Decoder, clip: CLIP, config: DecoderConfig, preview_batch: dict):
+    def __init__(
+        self,
+        network: Decoder,
+        clip: CLIP,
+        config: DecoderConfig,
+        preview_batch: dict,
+        previews: DecoderPreviews | None = None,
+    ):
         self.network = network
         self.clip = clip.requires_grad_(False).eval()
         self.config = config
-        self.preview_batch = preview_batch
+        self.preview_batch, self.previews = preview_batch, previews
         self.schedule = make_schedule(network.config.schedule, network.config.num_train_timesteps)
 
     def loss(
@@ -56,23 +71,53 @@ class DecoderStage:
 
         An inpainting decoder is told the part of x_0 that random masks leave (GLIDE, section 5.1).
         """
+        captions = drop_captions(batch["caption"], self.config.drop_text, generators)
+        no_z_img = drop_mask(self.config.drop_z_img, generators)
+        x_0, z_img, text = self._conditions(network, batch, captions)
+        t = self._timesteps(generators, x_0.device)
+        no_z_img = no_z_img.to(x_0.device)
+        error = self._errors(network, x_0, t, z_img, text, no_z_img, generators)
+        return {"loss": error.mean()}
+
+    def _conditions(
+        self, network: nn.Module, batch: dict, captions: list[str]
+    ) -> tuple[Tensor, Tensor, TextEncoding]:
+        """Pictures [B, 3, S, S], z_img [B, D] and captions."""
         device = next(network.parameters()).device
         self.clip.to(device)
-        x_0 = to_unit_range(batch["image"], device)  # [B, 3, S, S]
-        captions = drop_captions(batch["caption"], self.config.drop_text, generators)
-        no_z_img = drop_mask(self.config.drop_z_img, generators).to(device)
+        x_0 = to_unit_range(batch["image"], device)
         with torch.no_grad():
-            z_img = image_embeddings(self.clip, batch, device)  # [B, D]
-            text = self.clip.encode_text(captions)
+            z_img = image_embeddings(self.clip, batch, device)
+            return x_0, z_img, self.clip.encode_text(captions)
 
-        t = self._timesteps(generators, device)
+    def _errors(
+        self,
+        network: nn.Module,
+        x_0: Tensor,
+        t: Tensor,
+        z_img: Tensor,
+        text: TextEncoding,
+        no_z_img: Tensor | None,
+        generators: list[torch.Generator],
+    ) -> Tensor:
+        """The weighted loss [B] of pictures noised up to t [B]."""
         eps = draw_noise_like(x_0, generators)
         x_t = q_sample(self.schedule, x_0, t, eps)
         known = None
         if self.network.config.inpainting:
-            known = known_part(x_0, draw_masks(x_0.shape[-1], generators, device))
+            known = known_part(x_0, draw_masks(x_0.shape[-1], generators, x_0.device))
         output = network(x_t, t, z_img, text, known, no_z_img).float()
-        return {"loss": (self._weight(t) * self._error(output, x_0, x_t, eps, t)).mean()}
+        return self._weight(t) * self._error(output, x_0, x_t, eps, t)
+
+    def validate(self, network: nn.Module, batches: Iterable[dict]) -> dict[str, float]:
+        """Loss by timestep, with all conditions given."""
+        losses = []
+        for batch in batches:
+            x_0, z_img, text = self._conditions(network, batch, batch["caption"])
+            t = spread_timesteps(self.schedule.num_steps, batch, x_0.device)
+            error = self._errors(network, x_0, t, z_img, text, None, generators_of(batch))
+            losses.append((t, error))
+        return mean_by_timestep(losses, self.schedule.num_steps)
 
     def _timesteps(self, generators: list[torch.Generator], device: torch.device) -> Tensor:
         num_steps, std = self.schedule.num_steps, self.config.timestep_std
@@ -99,7 +144,7 @@ class DecoderStage:
         network.save_pretrained(folder)
 
     def preview(self, network: nn.Module) -> Image.Image:
-        """Real pictures above, and what is drawn from their own z_img and captions below."""
+        """Real pictures, what is drawn from their own z_img and captions, and the prompts."""
         device = next(network.parameters()).device
         x_0 = to_unit_range(self.preview_batch["image"], device)
         z_img = image_embeddings(self.clip.to(device), self.preview_batch, device)
@@ -113,33 +158,34 @@ class DecoderStage:
             lambda x_t, t: network(x_t, t, z_img, text),
             randn_per_sample(x_0.shape[1:], generators, device),
             scheduler,
-            PREVIEW_STEPS,
+            DECODER_STEPS,
             generators,
             learned_variance=config.learned_variance,
         )
-        return picture_grid([x_0, drawn])
+        more = self.previews.rows(self.clip, network) if self.previews else []
+        return picture_grid([x_0, drawn, *more])
+
+
+def make_network(config: DecoderConfig, clip: CLIP) -> Decoder:
+    """A decoder as the config describes it, fresh or begun from weights."""
+    arguments = dict(config.network)
+    sizes = {"embedding_dim": clip.embedding_dim, "context": clip.context}
+    if config.init:
+        inpainting = arguments.pop("inpainting", False)
+        network = load_network("decoder", config.init, arguments)
+        check_clip_fits(config, network, sizes)
+        if inpainting and not network.config.inpainting:
+            network = Decoder.for_inpainting(network)
+        return network
+    if arguments.get("text_encoder"):  # it reads the tokens of CLIP's tokenizer
+        words = {"vocab_size": len(clip.tokenizer), "context": clip.context}
+        arguments["text_encoder"] = {**arguments["text_encoder"], **words}
+    width = clip.model.config.text_config.hidden_size
+    return build_network(Decoder, arguments, **sizes, text_states_dim=width, size=config.data.size)
 
 
 def make_stage(config: DecoderConfig, preview_batch: dict) -> DecoderStage:
     """A decoder as the config describes it, beside the CLIP that conditions it."""
     clip = load_clip(config.clip)
-    if config.init:
-        arguments = dict(config.network)
-        inpainting = arguments.pop("inpainting", False)
-        network = load_network("decoder", config.init, arguments)
-        if inpainting and not network.config.inpainting:
-            network = Decoder.for_inpainting(network)
-    else:
-        arguments = dict(config.network)
-        if arguments.get("text_encoder"):  # it reads the tokens of CLIP's tokenizer
-            words = {"vocab_size": len(clip.tokenizer), "context": clip.context}
-            arguments["text_encoder"] = {**arguments["text_encoder"], **words}
-        network = build_network(
-            Decoder,
-            arguments,
-            embedding_dim=clip.embedding_dim,
-            context=clip.context,
-            text_states_dim=clip.model.config.text_config.hidden_size,
-            size=config.data.size,
-        )
-    return DecoderStage(network, clip, config, preview_batch)
+    previews = DecoderPreviews(config.prompts, config.prior) if config.prompts else None
+    return DecoderStage(make_network(config, clip), clip, config, preview_batch, previews)

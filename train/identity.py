@@ -12,21 +12,26 @@ from unclip_train.config import StageConfig
 FREE_OF_RUN = (
     *("steps", "log_every", "save_every", "preview_every", "keep_checkpoints", "export_ema"),
     *("compile", "gradient_checkpointing", "halve_on_oom"),
+    *("validate_every", "validation_samples", "tracker", "measure_flops", "peak_tflops"),
 )
-FREE_OF_DATA = ("workers", "cache_gb", "index", "max_bad_share")
+FREE_OF_DATA = ("workers", "cache_gb", "index", "max_bad_share", "validation")
+FREE_OF_STAGE = ("output", "init", "prompts", "prior", "decoder")
 # Keys younger than some runs: they count where they are not at their defaults.
 YOUNG_OF_DATA = (
     "loose_share",
     *("framing", "flip", "embeddings", "image_column", "caption_column", "split", "subset"),
     *("revision", "streaming", "shuffle_window", "min_side", "max_pixels", "leave_out"),
+    "validation_share",
 )
 
 
 def config_hash(config: StageConfig) -> str:
     """A short name for all that decides what a run learns."""
     facts = asdict(config)
-    for key in ("output", "init"):
-        facts.pop(key)
+    for key in FREE_OF_STAGE:
+        facts.pop(key, None)
+    if facts.get("noise_levels") == 1:  # as it was before there was the key
+        facts.pop("noise_levels")
     for key in FREE_OF_RUN:
         facts["run"].pop(key)
     for key in FREE_OF_DATA:

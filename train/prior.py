@@ -5,6 +5,7 @@ Shapes: B batch, D embedding.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -16,7 +17,8 @@ from torch.utils.data import Dataset
 from unclip.diffusion.gaussian import q_sample
 from unclip.diffusion.losses import simple_loss
 from unclip.diffusion.schedule import make_schedule
-from unclip.models.clip import CLIP
+from unclip.metrics.similarity import prior_cosines
+from unclip.models.clip import CLIP, TextEncoding
 from unclip.models.prior import Prior
 from unclip.models.prior_transformer import Prefix
 from unclip_train.conditions import image_embeddings
@@ -24,67 +26,140 @@ from unclip_train.config import ConfigError, PriorConfig
 from unclip_train.data.loader import collate, to_unit_range
 from unclip_train.draws import draw_noise_like, draw_timesteps, drop_captions
 from unclip_train.networks import build_network
-from unclip_train.weights import load_clip, load_network
+from unclip_train.previews import PriorPreviews, draw_embeddings
+from unclip_train.validation import generators_of, mean_by_timestep, spread_timesteps
+from unclip_train.weights import check_clip_fits, load_clip, load_network
 
 
 class PriorStage:
-    """L = E ||f(z_img_t, t, caption) - z_img||^2 in the normalised space (DALL-E 2, eq. 2)."""
+    """L = E ||f(z_img_t, t, caption) - z_img||^2 in the normalised space (DALL-E 2, eq. 2).
+
+    Each caption is learned at K timesteps at once: its text is read once, as their common prefix.
+
+    Args:
+        network: the prior.
+        clip: whose embeddings it learns.
+        config: of the stage.
+        previews: draws config.prompts, where there are any.
+    """
 
     name = "prior"
 
-    def __init__(self, network: Prior, clip: CLIP, config: PriorConfig):
+    def __init__(
+        self, network: Prior, clip: CLIP, config: PriorConfig, previews: PriorPreviews | None = None
+    ):
         self.network = network
         self.clip = clip.requires_grad_(False).eval()
-        self.drop_text = config.drop_text
+        self.drop_text, self.noise_levels = config.drop_text, config.noise_levels
+        self.previews = previews
         self.schedule = make_schedule(network.config.schedule, network.config.num_train_timesteps)
 
     def loss(
         self, network: nn.Module, batch: dict, generators: list[torch.Generator]
     ) -> dict[str, Tensor]:
         """Squared error of the predicted embedding, and its cosine with the true one."""
+        captions = drop_captions(batch["caption"], self.drop_text, generators)
+        z_img, text = self._embeddings(network, batch, captions)
+        t = torch.cat([self._timesteps(generators, z_img) for _ in range(self.noise_levels)])
+        z_img = z_img.repeat(self.noise_levels, 1)  # [K B, D], level by level
+        z_hat, z_0 = self._predict(network, z_img, text, t, generators)
+        cosine = F.cosine_similarity(self.network.denormalize(z_hat), z_img)
+        return {"loss": simple_loss(z_hat, z_0).mean(), "cosine": cosine.mean()}
+
+    def _embeddings(
+        self, network: nn.Module, batch: dict, captions: list[str]
+    ) -> tuple[Tensor, TextEncoding]:
+        """z_img [B, D], and the captions; an empty one is what guidance will lead away from."""
         device = next(network.parameters()).device
         self.clip.to(device)
-        captions = drop_captions(batch["caption"], self.drop_text, generators)
         with torch.no_grad():
             z_img = image_embeddings(self.clip, batch, device)
             text = self.clip.encode_text(captions)
-            z_0 = self.network.normalize(z_img)  # [B, D]
-        t = draw_timesteps(self.schedule.num_steps, generators, device)
-        z_t = q_sample(self.schedule, z_0, t, draw_noise_like(z_0, generators))
-        z_hat = network(z_t, t, text, Prefix()).float()  # reads no token that only pads
-        cosine = F.cosine_similarity(self.network.denormalize(z_hat), z_img)
-        return {"loss": simple_loss(z_hat, z_0).mean(), "cosine": cosine.mean()}
+            empty = torch.tensor([not caption for caption in captions], device=device)
+            null = self.network.unconditional(text)
+            mask = torch.where(empty[:, None], null.text_mask, text.text_mask)
+        return z_img, text._replace(text_mask=mask)
+
+    def _timesteps(self, generators: list[torch.Generator], like: Tensor) -> Tensor:
+        return draw_timesteps(self.schedule.num_steps, generators, like.device)
+
+    def _predict(
+        self,
+        network: nn.Module,
+        z_img: Tensor,
+        text: TextEncoding,
+        t: Tensor,
+        generators: list[torch.Generator],
+    ) -> tuple[Tensor, Tensor]:
+        """z_img_hat and z_img [K B, D], normalised, of B captions at timesteps t [K B]."""
+        with torch.no_grad():
+            z_0 = self.network.normalize(z_img)
+            levels = len(t) // len(generators)
+            parts = [draw_noise_like(part, generators) for part in z_0.chunk(levels)]
+            z_t = q_sample(self.schedule, z_0, t, torch.cat(parts))
+        rows = torch.arange(len(generators), device=t.device).repeat(levels)
+        return network(z_t, t, text, Prefix(rows)).float(), z_0
+
+    def validate(self, network: nn.Module, batches: Iterable[dict]) -> dict[str, float]:
+        """Loss by timestep, and the cosines of embeddings that are drawn of held-out captions.
+
+        cosine_image: with the true embedding; cosine_shuffled: with that of another caption's
+        picture, which an average embedding reaches for nothing; cosine_text: with the caption's;
+        cosine_truth: of the true embedding with the caption's, which cosine_text should come near.
+        """
+        losses, drawn = [], []
+        for batch in batches:
+            z_img, text = self._embeddings(network, batch, batch["caption"])
+            t = spread_timesteps(self.schedule.num_steps, batch, z_img.device)
+            z_hat, z_0 = self._predict(network, z_img, text, t, generators_of(batch))
+            losses.append((t, simple_loss(z_hat, z_0)))
+            drawn.append((draw_embeddings(network, text, batch["position"]), z_img, text.z_txt))
+        cosines = prior_cosines(*(torch.cat(parts) for parts in zip(*drawn, strict=True)))
+        names = {"unrelated": "shuffled"}
+        means = {f"cosine_{names.get(k, k)}": float(v.mean()) for k, v in cosines.items()}
+        return mean_by_timestep(losses, self.schedule.num_steps) | means
 
     def save(self, network: nn.Module, folder: Path) -> None:
         """A folder that Prior.from_pretrained reads."""
         network.save_pretrained(folder)
 
     def preview(self, network: nn.Module) -> Image.Image | None:
-        """An embedding cannot be looked at; the decoder's previews show what it is worth."""
-        return None
+        """Pictures of the prompts; an embedding itself cannot be looked at."""
+        return self.previews.sheet(self.clip, network) if self.previews else None
 
 
-def make_stage(config: PriorConfig, dataset: Dataset) -> PriorStage:
-    """A prior as the config describes it, with the statistics of the data it will learn."""
-    clip = load_clip(config.clip)
+def make_network(config: PriorConfig, clip: CLIP) -> nn.Module:
+    """A prior as the config describes it, fresh or begun from weights, without statistics."""
     width = clip.model.config.text_config.hidden_size
     if width != clip.embedding_dim:
         raise ConfigError(
             f"clip: the prior needs text states as wide as embeddings, but {config.clip} has "
             f"{width} and {clip.embedding_dim}"
         )
+    sizes = {"embedding_dim": clip.embedding_dim, "context": clip.context}
     if config.init:
-        return PriorStage(load_network("prior", config.init, config.network), clip, config)
-    prior = build_network(
-        Prior, config.network, embedding_dim=clip.embedding_dim, context=clip.context
-    )
-    if prior.config.normalization == "statistics":
+        prior = load_network("prior", config.init, config.network)
+        check_clip_fits(config, prior, sizes)
+        return prior
+    return build_network(Prior, config.network, **sizes)
+
+
+def make_stage(
+    config: PriorConfig, dataset: Dataset, held_out: Dataset | None = None
+) -> PriorStage:
+    """A prior as the config describes it, with the statistics of the data it will learn."""
+    clip = load_clip(config.clip)
+    prior = make_network(config, clip)
+    if not config.init and prior.config.normalization == "statistics":
         embeddings = getattr(dataset, "embeddings", None)
         known = (embeddings.mean, embeddings.std) if embeddings is not None else None
         prior.set_statistics(
             *(known or measure_statistics(clip, dataset, config.statistics_samples))
         )
-    return PriorStage(prior, clip, config)
+    previews = None
+    if config.prompts:
+        previews = PriorPreviews(config.prompts, config.decoder, held_out)
+    return PriorStage(prior, clip, config, previews)
 
 
 @torch.no_grad()

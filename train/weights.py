@@ -18,13 +18,14 @@ from unclip_train.data.embeddings import clip_folder
 from unclip_train.data.sources.opening import HUB
 
 
-def load_network(name: str, source: str, arguments: dict[str, Any]) -> nn.Module:
+def load_network(name: str, source: str, arguments: dict[str, Any], key: str = "init") -> nn.Module:
     """Trained weights to begin from, of a kind that the config's network describes.
 
     Args:
         name: "prior", "decoder", "upsampler_256" or "upsampler_1024".
         source: see read_part.
         arguments: the config's mapping.
+        key: that names the source.
 
     Raises:
         ConfigError: naming the source, and the argument or the weights that differ.
@@ -32,7 +33,7 @@ def load_network(name: str, source: str, arguments: dict[str, Any]) -> nn.Module
     try:
         network = read_part(source.removeprefix(HUB), name).train()
     except (ModelFileError, OSError, ValueError) as error:
-        raise ConfigError(f"init: cannot begin from {source}: {one_line(error)}") from error
+        raise ConfigError(f"{key}: cannot read {source}: {one_line(error)}") from error
     for argument, value in arguments.items():
         made_with = network.config.get(argument)
         if isinstance(value, dict) and isinstance(made_with, dict):
@@ -42,6 +43,20 @@ def load_network(name: str, source: str, arguments: dict[str, Any]) -> nn.Module
                 f"network.{argument} is {value}, but the weights of init={source} have {made_with}"
             )
     return network
+
+
+def check_clip_fits(config: Any, network: nn.Module, sizes: dict[str, int]) -> None:
+    """Refuse weights that were trained with a CLIP of other sizes than the config's.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    for name, value in sizes.items():
+        if network.config[name] != value:
+            raise ConfigError(
+                f"clip: {config.clip} has {name} {value}, but the weights of init={config.init} "
+                f"have {network.config[name]}"
+            )
 
 
 def upsampler_in(source: str, size: int) -> str:

@@ -1,17 +1,20 @@
 """From the data keys of a configuration to the data set of a stage."""
 
+import hashlib
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from unclip_train.config import ConfigError, DataConfig, StageConfig
 
 from .captions import all_captions
 from .dataset import DrawingDataset, UpsamplerDataset
-from .drawings import load_drawings, write_whole
+from .drawings import files_present, load_drawings, write_whole
 from .embeddings import Embeddings
 from .pictures import PictureCropDataset, PictureDataset
 from .sources.opening import Reading, kind_of, open_source
@@ -36,10 +39,65 @@ def make_dataset(stage: str, config: StageConfig) -> Dataset:
         if data.embeddings:
             raise ConfigError("data.embeddings: drawings are composed anew; leave it out")
         return drawing_dataset(stage, config)
+    share = 0.0 if data.validation else data.validation_share
+    is_wanted = (lambda name: not set_aside(name, share)) if share else None
+    dataset = open_pictures(stage, config, data.source, is_wanted)
+    if dataset is None:
+        raise ConfigError(f"data.validation_share {share} leaves nothing to learn from")
+    return dataset
+
+
+def make_held_out(stage: str, config: StageConfig) -> Dataset | None:
+    """What a stage never learns from and is measured on; None where nothing was set aside.
+
+    Of drawings the held-out ones; of other sources data.validation, or a share by their names.
+    """
+    data = config.data
+    if kind_of(data.source) == "drawings":
+        drawings = load_drawings(data.source)
+        present, styles = files_present(data.source, data.size), data.styles
+        if not any(
+            drawing.held_out and drawing.id in present and (not styles or drawing.style in styles)
+            for drawing in drawings
+        ):
+            return None
+        return drawing_dataset(stage, config, held_out=True)
+    if data.validation:
+        return open_pictures(stage, config, data.validation)
+    share = data.validation_share
+    if not share:
+        return None
+    return open_pictures(stage, config, data.source, lambda name: set_aside(name, share))
+
+
+def set_aside(name: str, share: float) -> bool:
+    """Whether the sample of a name is among the share that is measured on: a hash decides."""
+    digest = hashlib.sha256(name.rsplit("/", 1)[-1].encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8]) < share * 2**64
+
+
+def open_pictures(
+    stage: str,
+    config: StageConfig,
+    address: str,
+    is_wanted: Callable[[str], bool] | None = None,
+) -> Dataset | None:
+    """The samples of a source whose names are wanted, all unless said; None where none are.
+
+    Raises:
+        ConfigError: naming the key at fault.
+    """
     try:
-        source = open_source(data.source, reading_of(data))
-        check_faults(source, data)
-        return picture_dataset(stage, config, source)
+        source = open_source(address, reading_of(config.data))
+        check_faults(source, config.data)
+        chosen = None
+        if is_wanted is not None:
+            wanted = (i for i in range(len(source)) if is_wanted(source.name(i)))
+            chosen = np.fromiter(wanted, dtype=np.int64)
+            if not len(chosen):
+                return None
+        embeddings = config.data.embeddings if address == config.data.source else None
+        return picture_dataset(stage, config, source, chosen, embeddings)
     except ImportError as error:
         raise ConfigError(f"data.source: {missing_library(error)}") from error
     except ValueError as error:
@@ -56,13 +114,14 @@ def reading_of(data: DataConfig) -> Reading:
     return Reading(**{key: getattr(data, key) for key in Reading.__dataclass_fields__})
 
 
-def drawing_dataset(stage: str, config: StageConfig) -> Dataset:
+def drawing_dataset(stage: str, config: StageConfig, held_out: bool = False) -> Dataset:
     """Drawings, composed as they are read."""
     data = config.data
     common = {
         "seed": config.run.seed,
         "shared_only": data.shared_only,
         "styles": data.styles,
+        "held_out": held_out,
         "cache_bytes": int(data.cache_gb * 2**30),
     }
     if stage == "upsampler":
@@ -76,11 +135,21 @@ def drawing_dataset(stage: str, config: StageConfig) -> Dataset:
     return DrawingDataset(data.source, data.size, **look, **common)
 
 
-def picture_dataset(stage: str, config: StageConfig, source: Source) -> Dataset:
-    """Pictures with captions of their own."""
+def picture_dataset(
+    stage: str,
+    config: StageConfig,
+    source: Source,
+    chosen: np.ndarray | None = None,
+    embedded: str | None = None,
+) -> Dataset:
+    """Pictures with captions of their own; all, or those whose numbers are chosen.
+
+    embedded: folder of the embeddings of this source.
+    """
     data = config.data
     common = {
         "seed": config.run.seed,
+        "chosen": chosen,
         "flip": data.flip,
         "window": data.shuffle_window,
         "max_pixels": data.max_pixels,
@@ -90,10 +159,10 @@ def picture_dataset(stage: str, config: StageConfig, source: Source) -> Dataset:
         crop = data.crop or data.size // 4
         return PictureCropDataset(source, data.size, crop, config.degradation, **common)
     embeddings = None
-    if data.embeddings:
+    if embedded:
         if stage == "clip":
             raise ConfigError("data.embeddings: a CLIP learns from pictures; leave it out")
-        embeddings = Embeddings(data.embeddings, source, config.clip)
+        embeddings = Embeddings(embedded, source, config.clip)
     return PictureDataset(
         source,
         data.size,

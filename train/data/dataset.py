@@ -44,8 +44,11 @@ def training_drawings(
     size: int,
     shared_only: bool = False,
     styles: Iterable[str] | None = None,
+    held_out: bool = False,
 ) -> list[Drawing]:
     """The folder's drawings that may be trained on and are rendered at this size.
+
+    held_out: those that may not, which are looked at only to see what was learned.
 
     Raises:
         ValueError: when a style is unknown, or nothing is left.
@@ -57,14 +60,15 @@ def training_drawings(
     drawings = [
         drawing
         for drawing in load_drawings(folder)
-        if not drawing.held_out
+        if drawing.held_out == held_out
         and drawing.style in wanted
         and (drawing.shared or not shared_only)
         and drawing.id in present
     ]
     if not drawings:
+        purpose = "held out" if held_out else "to train on"
         raise ValueError(
-            f"folder {str(folder)!r} holds no drawing to train on at {size} pixels; "
+            f"folder {str(folder)!r} holds no drawing {purpose} at {size} pixels; "
             f"render some with `unclip-data emoji --output {folder} --sizes {size}`"
         )
     return drawings
@@ -178,8 +182,8 @@ class DrawingDataset(Dataset):
     """Captioned pictures of drawings, alone on white or composed, for CLIP, prior and decoder.
 
     dataset[position], for any position >= 0, is {"image": uint8 [3,S,S], "caption": str,
-    "position": int, "id": str}; len(dataset) is the number of positions of one epoch. Held-out
-    drawings are never read. Iterate with positions of your own: there is no last one.
+    "position": int, "id": str}; len(dataset) is the number of positions of one epoch. Iterate with
+    positions of your own: there is no last one.
 
     Args:
         folder: as `unclip-data emoji` writes it.
@@ -192,6 +196,7 @@ class DrawingDataset(Dataset):
         balance: "concept" shows each concept once an epoch; "drawing" shows each drawing once;
             "pair" shows each concept twice in a row, by two artists where there are two, so that a
             batch is full of pictures that differ in style alone (CLIP learns styles from that).
+        held_out: show the held-out drawings, and no others.
         cache: keep pictures in memory, at most cache_bytes in each process.
 
     Raises:
@@ -207,6 +212,7 @@ class DrawingDataset(Dataset):
         styles: Iterable[str] | None = None,
         plain_share: float = 0.5,
         balance: str = "concept",
+        held_out: bool = False,
         cache: bool = True,
         cache_bytes: int = CACHE_BYTES,
         loose_share: float = 0.0,
@@ -214,7 +220,7 @@ class DrawingDataset(Dataset):
         _check_numbers(seed, plain_share=plain_share, loose_share=loose_share)
         self.size, self.seed, self.plain_share = size, seed, plain_share
         self.loose_share = loose_share
-        self.drawings = training_drawings(folder, size, shared_only, styles)
+        self.drawings = training_drawings(folder, size, shared_only, styles, held_out)
         self.order = ConceptOrder(self.drawings, seed, balance)
         self.pictures = Pictures(self.drawings, size, cache, cache_bytes)
         self.means: dict[int, np.ndarray] = {}
@@ -280,6 +286,7 @@ class UpsamplerDataset(Dataset):
         background_share: share of crops on a random colour in place of white.
         shrink_share: share of crops taken from a picture of half the size, where they fit.
         blank_share: share of crops that may be of one colour; others are drawn again.
+        held_out: show the held-out drawings, and no others.
         cache, cache_bytes: keep pictures (4 S^2 bytes each) in memory, in each process.
 
     Raises:
@@ -301,6 +308,7 @@ class UpsamplerDataset(Dataset):
         background_share: float = 0.2,
         shrink_share: float = 0.25,
         blank_share: float = 0.05,
+        held_out: bool = False,
         cache: bool = True,
         cache_bytes: int = CACHE_BYTES,
     ):
@@ -321,7 +329,7 @@ class UpsamplerDataset(Dataset):
         self.size, self.crop, self.degradation, self.seed = size, crop, degradation, seed
         self.background_share, self.shrink_share = background_share, shrink_share
         self.blank_share = blank_share
-        self.drawings = training_drawings(folder, size, shared_only, styles)
+        self.drawings = training_drawings(folder, size, shared_only, styles, held_out)
         self.order = ConceptOrder(self.drawings, seed)
         self.pictures = Pictures(self.drawings, size, cache, cache_bytes)
 

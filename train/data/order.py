@@ -5,6 +5,8 @@ four rounds of a Feistel network on the next even power of two, walked until the
 (Black and Rogaway 2002, "Ciphers with arbitrary finite domains", cycle walking).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 ROUNDS = 4
@@ -84,3 +86,20 @@ class SampleOrder:
                 self._kept.clear()
             self._kept[key] = Permutation(size, (self.seed, _EPOCH_STREAM, *key))
         return self._kept[key]
+
+
+class ChosenOrder:
+    """order[position] is the number of one of the samples that were chosen, by an order of them."""
+
+    def __init__(self, order: SampleOrder, chosen: Sequence[int]):
+        self.order, self.chosen = order, np.asarray(chosen, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, position: int) -> int:
+        return int(self.chosen[self.order[position]])
+
+    def substitute(self, position: int, attempt: int) -> int:
+        """See SampleOrder."""
+        return int(self.chosen[self.order.substitute(position, attempt)])

@@ -3,7 +3,7 @@
 S is the side of a picture, C that of a crop, in pixels; D the length of an embedding.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from unclip.pictures import MAX_PIXELS, PictureError, decode, upright
 from .dataset import DEGRADATIONS, checked_position, degrade, stream
 from .embeddings import Embeddings
 from .framing import FRAMINGS, open_reduced, read_part, read_square, scaled_size
-from .order import SampleOrder
+from .order import ChosenOrder, SampleOrder
 from .sources.records import TOO_SMALL, BadSample, Fault, Source
 
 SAMPLE_STREAM = 1
@@ -36,6 +36,7 @@ class PictureDataset(Dataset):
         source: the pictures.
         size: S.
         seed: of order, framing, mirroring and the choice among several captions.
+        chosen: numbers of the samples that are shown; all unless given.
         framing: "centre", "random" or "pad"; see framing.read_square.
         flip: share of pictures shown mirrored.
         embeddings: of these pictures; they are of upright central squares.
@@ -50,6 +51,7 @@ class PictureDataset(Dataset):
         source: Source,
         size: int,
         seed: int = 0,
+        chosen: Sequence[int] | None = None,
         framing: str = "centre",
         flip: float = 0.0,
         embeddings: Embeddings | None = None,
@@ -71,7 +73,7 @@ class PictureDataset(Dataset):
         self.framing, self.flip = framing, flip
         self.embeddings, self.with_pictures = embeddings, with_pictures
         self.max_pixels, self.min_side, self.max_bad_share = max_pixels, min_side, max_bad_share
-        self.order = SampleOrder(len(source), seed, window, source.sequential)
+        self.order = order_of(source, chosen, seed, window)
 
     def __len__(self) -> int:
         return len(self.order)
@@ -103,7 +105,7 @@ class PictureCropDataset(Dataset):
     S, or half of that, and never enlarged; only the crop and what surrounds it is worked out.
 
     Args:
-        source, seed, window, max_pixels, max_bad_share: as for PictureDataset.
+        source, seed, chosen, window, max_pixels, max_bad_share: as for PictureDataset.
         size: S.
         crop: C, a multiple of 4.
         degradation: "blur", "bsr" or "bsr_light".
@@ -119,6 +121,7 @@ class PictureCropDataset(Dataset):
         crop: int,
         degradation: str = "blur",
         seed: int = 0,
+        chosen: Sequence[int] | None = None,
         flip: float = 0.0,
         window: int = 0,
         max_pixels: int = MAX_PIXELS,
@@ -132,7 +135,7 @@ class PictureCropDataset(Dataset):
         self.source, self.size, self.crop, self.seed = source, size, crop, seed
         self.degradation, self.flip, self.shrink_share = degradation, flip, shrink_share
         self.max_pixels, self.max_bad_share = max_pixels, max_bad_share
-        self.order = SampleOrder(len(source), seed, window, source.sequential)
+        self.order = order_of(source, chosen, seed, window)
 
     def __len__(self) -> int:
         return len(self.order)
@@ -176,9 +179,18 @@ class PictureCropDataset(Dataset):
         return read_part(picture, scaled, box), (top - box[1], left - box[0])
 
 
+def order_of(
+    source: Source, chosen: Sequence[int] | None, seed: int, window: int
+) -> SampleOrder | ChosenOrder:
+    """The order of a source's samples, or of those that are chosen."""
+    num_samples = len(source) if chosen is None else len(chosen)
+    order = SampleOrder(num_samples, seed, window, source.sequential)
+    return order if chosen is None else ChosenOrder(order, chosen)
+
+
 def good_sample(
     source: Source,
-    order: SampleOrder,
+    order: SampleOrder | ChosenOrder,
     seed: int,
     position: int,
     read: Callable[[int, np.random.Generator], dict],

@@ -1,0 +1,85 @@
+"""How much work an update is, how much of it the device could do, and the memory it takes."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from unclip.diffusion.noise import child_generators
+
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SIDES = {"cuda": 8192, "cpu": 1024}  # of the matrices that are multiplied to time a device
+REPEATS = 5
+
+
+def count_flops(stage, network: nn.Module, batch: dict, autocast) -> float:
+    """Floating point operations of learning from one sample, forward and backward.
+
+    Matrix products and convolutions count, as 2 operations for a product and a sum; what CLIP does
+    beside the network is among them. Gradients and random numbers are left as they were.
+    """
+    generators = child_generators(batch["position"], "flops")
+    checkpointed = [m for m in network.modules() if getattr(m, "gradient_checkpointing", False)]
+    for module in checkpointed:  # what is made again is no work of the model's
+        module.gradient_checkpointing = False
+    try:
+        with torch.random.fork_rng(), FlopCounterMode(display=False) as counter:
+            with autocast():
+                loss = stage.loss(network, batch, generators)["loss"]
+            loss.backward()
+    finally:
+        network.zero_grad(set_to_none=True)
+        for module in checkpointed:
+            module.gradient_checkpointing = True
+    return counter.get_total_flops() / len(generators)
+
+
+@torch.no_grad()
+def measure_matmul(device: torch.device, precision: str) -> float:
+    """Operations a second of the fastest of some products of large square matrices."""
+    side, dtype = SIDES.get(device.type, SIDES["cpu"]), DTYPES[precision]
+    a, b = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(2))
+    seconds = []
+    for _ in range(REPEATS):
+        synchronize(device)
+        started = time.perf_counter()
+        a @ b
+        synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return 2 * side**3 / min(seconds)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """Most memory so far, in 10^9 bytes: of the device, or of this process where that is a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+class Throughput:
+    """Turns samples a second into work a second, and the share of what the device could do.
+
+    Args:
+        flops_per_sample: as count_flops gives them.
+        peak_flops: operations a second of all devices of the run.
+    """
+
+    def __init__(self, flops_per_sample: float, peak_flops: float):
+        self.flops_per_sample, self.peak_flops = flops_per_sample, peak_flops
+
+    def of(self, samples_per_s: float) -> dict[str, float]:
+        """tflops a second, and mfu, the model's FLOP utilisation (PaLM, appendix B)."""
+        flops = samples_per_s * self.flops_per_sample
+        return {"tflops": flops / 1e12, "mfu": flops / self.peak_flops}
