@@ -1,7 +1,8 @@
 """One training loop for all stages.
 
 A stage is a network, a loss(network, batch, generators) that names its parts, a save(network,
-folder), and a preview(network) that may draw something. The engine knows nothing else of it.
+folder), a validate(network, batches) that measures, and a preview(network) that may draw something.
+The engine knows nothing else of it.
 
 Everything random is a function of the run's seed and of global sample positions, so that a run that
 was stopped and resumed is the run that never stopped.
@@ -12,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -28,11 +29,13 @@ from unclip_train.data.loader import PositionSampler, make_loader, split_batch
 from unclip_train.keeper import Keeper
 from unclip_train.log import Log
 from unclip_train.memory import OutOfMemory, checkpoint_gradients
+from unclip_train.monitor import Monitor
 from unclip_train.optimizer import set_learning_rate
 from unclip_train.processes import Agreement, make_accelerator, place
 from unclip_train.sharding import average_whole_gradients, clip_gradients, is_sharded
 from unclip_train.signals import Interrupted, Stopped, StopSignals
 from unclip_train.state import weightless_copy
+from unclip_train.trackers import named_trackers
 
 MAX_SKIPPED_IN_A_ROW = 10
 ECHO_S = 1.0  # within which a launcher repeats the terminal's signal
@@ -52,6 +55,9 @@ class Stage(Protocol):
     def save(self, network: nn.Module, folder: Path) -> None:
         """Write the trained network so that a pipeline can load it."""
 
+    def validate(self, network: nn.Module, batches: Iterable[dict]) -> dict[str, float]:
+        """Figures of held-out samples by name, the same for the same weights."""
+
     def preview(self, network: nn.Module) -> Image.Image | None:
         """A picture of what the network can do by now, or nothing."""
 
@@ -59,7 +65,13 @@ class Stage(Protocol):
 class Engine:
     """Trains a stage from its newest checkpoint, or from the start, to its last step."""
 
-    def __init__(self, stage: Stage, dataset: Dataset, config: StageConfig):
+    def __init__(
+        self,
+        stage: Stage,
+        dataset: Dataset,
+        config: StageConfig,
+        held_out: Dataset | None = None,
+    ):
         self.stage, self.dataset, self.config, self.run = stage, dataset, config, config.run
         self.folder = Path(config.output)
         self.accelerator = make_accelerator(self.run.precision)
@@ -75,6 +87,11 @@ class Engine:
         self.keeper = Keeper(
             *(stage, config, self.bare_network, blank, self.optimizer, self.averages),
             *(self.accelerator, self.agreement),
+        )
+        self.trackers = named_trackers(self.run.tracker)
+        self.monitor = Monitor(
+            *(stage, self.run, held_out, self.bare_network, self.averages),
+            *(self.accelerator, self.signals),
         )
         self.step = self.num_skipped = self.skipped_in_a_row = 0
         self.parts = 1  # of each micro-batch; more when memory did not suffice
@@ -102,7 +119,7 @@ class Engine:
         self.folder.mkdir(parents=True, exist_ok=True)
         save_config(self.config, self.folder / "run.yaml")
         is_main = self.accelerator.is_main_process
-        log = Log(self.folder, self.step, self.run.batch_size, is_main)
+        log = Log(self.folder, self.step, self.run.batch_size, is_main, self.trackers)
         try:
             with self.signals:
                 self._run(iter(make_loader(*self._share(), self.config.data.workers)), log)
@@ -124,6 +141,10 @@ class Engine:
     def _run(self, batches, log: Log) -> None:
         """Update until the last step, or until a signal is agreed on."""
         try:
+            with log.apart():
+                self.monitor.measure(self.dataset)
+            if self.step == 0:
+                self._look(log)
             while self.step < self.run.steps:
                 log.add(self.update(batches), self.waited_s)
                 self._mark(log)
@@ -261,16 +282,28 @@ class Engine:
             self._log(log)
         if self.step % self.run.save_every == 0 or last:
             self.save()
-        if self.run.preview_every and (self.step % self.run.preview_every == 0 or last):
-            self.preview()
+        self._look(log)
+
+    def _look(self, log: Log) -> None:
+        """Measure on held-out samples and draw, when it is time to."""
+        with log.apart():
+            if self.monitor.is_time_to_validate(self.step) and (figures := self.monitor.figures()):
+                log.write(self.step, figures)
+                self._tell(figures)
+            if self.monitor.is_time_to_preview(self.step) and (sheet := self.monitor.preview()):
+                log.show(self.step, sheet)
+
+    def _tell(self, values: dict[str, float]) -> None:
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        self.report(f"step {self.step}/{self.run.steps}  {shown}")
 
     def _log(self, log: Log) -> None:
         means = log.means(self.step)
         means["lr"] = self.optimizer.param_groups[0]["lr"]
         means["skipped"] = self.num_skipped
+        means |= self.monitor.speed(means["images_per_s"])
         log.write(self.step, means)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in means.items())
-        self.report(f"step {self.step}/{self.run.steps}  {shown}")
+        self._tell(means)
 
     def save(self) -> None:
         """Write a checkpoint, and an averaged network as the run's model."""
@@ -285,29 +318,6 @@ class Engine:
         self.num_skipped = manifest.get("skipped", 0)
         self.skipped_in_a_row = manifest.get("skipped_in_a_row", 0)
         self.report(f"resumed from {manifest['path']}")
-
-    def preview(self) -> None:
-        """Write previews/step-NNNNNNNN.png, drawn by the averaged network."""
-        if not self.looks:
-            return
-        with self._looking() as network:
-            picture = self.stage.preview(network)
-        if picture is not None and self.accelerator.is_main_process:
-            (self.folder / "previews").mkdir(exist_ok=True)
-            picture.save(self.folder / "previews" / f"step-{self.step:08d}.png")
-
-    @property
-    def looks(self) -> bool:
-        """Whether this process takes part in looking at the network: all that hold a shard do."""
-        return self.accelerator.is_main_process or is_sharded(self.network)
-
-    @contextlib.contextmanager
-    def _looking(self) -> Iterator[nn.Module]:
-        """The averaged network, to be looked at; a signal ends that at once where it can."""
-        droppable = contextlib.nullcontext if is_sharded(self.network) else self.signals.droppable
-        with self.averages.applied() as network, torch.no_grad(), self.accelerator.autocast():
-            with droppable():
-                yield network
 
     def report(self, line: str) -> None:
         """Print a line, once for all processes."""

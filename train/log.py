@@ -1,11 +1,16 @@
-"""What a run tells of itself: lines on the terminal and in log.jsonl, curves in tensorboard."""
+"""What a run tells of itself: lines of log.jsonl, curves and pictures in trackers."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from PIL import Image
+
+from unclip_train.trackers import Trackers
 
 
 class Log:
@@ -16,18 +21,26 @@ class Log:
         first_step: the update before the first that is added.
         batch_size: samples of an update.
         is_main: whether this process writes; the others only count.
+        trackers: names of those that are given the same, see trackers.py.
     """
 
-    def __init__(self, folder: Path, first_step: int, batch_size: int, is_main: bool = True):
-        self.first_step, self.batch_size = first_step, batch_size
+    def __init__(
+        self,
+        folder: Path,
+        first_step: int,
+        batch_size: int,
+        is_main: bool = True,
+        trackers: Iterable[str] = (),
+    ):
+        self.folder, self.first_step, self.batch_size = folder, first_step, batch_size
         self.sums: dict[str, float] = {}
         self.counts: dict[str, int] = {}
         self.waited_s = 0.0
         self.started = time.perf_counter()
-        self.file = self.board = None
+        self.file = self.trackers = None
         if is_main:
             self.file = (folder / "log.jsonl").open("a")
-            self.board = open_tensorboard(folder / "tensorboard")
+            self.trackers = Trackers(trackers, folder)
 
     def add(self, values: dict[str, float], waited_s: float = 0.0) -> None:
         """Take one update's values, and how long it waited for its data."""
@@ -55,22 +68,28 @@ class Log:
             self.file.flush()
         except OSError as error:
             raise OSError(f"cannot write {self.file.name}: {error.strerror}") from error
-        if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(name, value, step)
+        self.trackers.write(step, values)
+
+    def show(self, step: int, picture: Image.Image) -> None:
+        """A preview: a file, and a picture in the trackers."""
+        if self.file is None:
+            return
+        (self.folder / "previews").mkdir(exist_ok=True)
+        picture.save(self.folder / "previews" / f"step-{step:08d}.png")
+        self.trackers.show(step, "preview", picture)
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """Time that is spent on something else than learning."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.started += time.perf_counter() - began
 
     def close(self) -> None:
         """Close the files; that the disk was full has been said where it was found."""
-        for file in (self.file, self.board):
+        for file in (self.file, self.trackers):
             if file is not None:
                 with contextlib.suppress(OSError):
                     file.close()
-
-
-def open_tensorboard(folder: Path):
-    """A tensorboard writer, or None where tensorboard is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder))

@@ -8,6 +8,7 @@ import time
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from unclip.diffusion.noise import child_generators
@@ -21,22 +22,28 @@ def count_flops(stage, network: nn.Module, batch: dict, autocast) -> float:
     """Floating point operations of learning from one sample, forward and backward.
 
     Matrix products and convolutions count, as 2 operations for a product and a sum; what CLIP does
-    beside the network is among them. Gradients and random numbers are left as they were.
+    beside the network is among them. Attention is done in the plain way, which the counter knows on
+    every device. Gradients are left at none, random numbers as they were.
     """
     generators = child_generators(batch["position"], "flops")
     checkpointed = [m for m in network.modules() if getattr(m, "gradient_checkpointing", False)]
     for module in checkpointed:  # what is made again is no work of the model's
         module.gradient_checkpointing = False
+    counter = FlopCounterMode(display=False)
     try:
-        with torch.random.fork_rng(), FlopCounterMode(display=False) as counter:
-            with autocast():
-                loss = stage.loss(network, batch, generators)["loss"]
-            loss.backward()
+        with forked_random_numbers(network), sdpa_kernel(SDPBackend.MATH), counter, autocast():
+            stage.loss(network, batch, generators)["loss"].backward()
     finally:
         network.zero_grad(set_to_none=True)
         for module in checkpointed:
             module.gradient_checkpointing = True
     return counter.get_total_flops() / len(generators)
+
+
+def forked_random_numbers(network: nn.Module):
+    """A context that leaves the random numbers of the CPU and the network's device as they are."""
+    device = next(network.parameters()).device
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from unclip_train.data.loader import collate
 pytestmark = pytest.mark.slow
 
 SHORTER = ["run.batch_size=8", "run.log_every=1", "run.save_every=20", "run.preview_every=0"]
+SHORTER += ["run.validate_every=0"]
 STAGES = {  # updates of the first and of the second call
     "clip": (20, 24),
     "prior": (20, 24),
