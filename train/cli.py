@@ -128,7 +128,7 @@ def make_stage(name: str, config):
     """The stage and the data it learns from."""
     import torch
 
-    from unclip_train import clip, decoder, prior, upsampler
+    from unclip_train import clip, decoder, distillation, prior, upsampler
     from unclip_train.data.build import captions_of, make_dataset, make_held_out
     from unclip_train.data.loader import collate
 
@@ -141,8 +141,12 @@ def make_stage(name: str, config):
         return prior.make_stage(config, dataset, held_out), dataset
     shown = (make_held_out(name, config) if config.run.preview_every else None) or dataset
     preview_batch = collate([shown[position] for position in range(8)])
-    module = {"decoder": decoder, "upsampler": upsampler}[name]
-    return module.make_stage(config, preview_batch), dataset
+    if name == "upsampler":
+        return upsampler.make_stage(config, preview_batch), dataset
+    stage = decoder.make_stage(config, preview_batch)
+    if config.distill.teacher is not None:
+        stage = distillation.make_stage(config, stage)
+    return stage, dataset
 
 
 def train_all(args: argparse.Namespace) -> int:

@@ -133,6 +133,16 @@ class PriorConfig(StageConfig):
 
 
 @dataclass
+class DistillConfig:
+    """A decoder that learns from another to draw in few steps and without guidance."""
+
+    teacher: str | None = None  # a trained decoder; without it nothing is distilled
+    steps: int = 4  # of the student
+    substeps: int = 4  # of the teacher in each of them
+    guidance: float = 3.0  # of the teacher
+
+
+@dataclass
 class DecoderConfig(StageConfig):
     """unclip-train decoder."""
 
@@ -145,6 +155,7 @@ class DecoderConfig(StageConfig):
     timestep_mean: float = 0.0  # of the same; above 0 prefers much noise
     prompts: list[str] | None = None  # drawn in previews
     prior: str | None = None  # trained, to lead them; without it the caption alone does
+    distill: DistillConfig = field(default_factory=DistillConfig)
 
 
 @dataclass
@@ -210,6 +221,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "vocab_size": (514, 2**20),
     "drop_text": (0, 1),
     "drop_z_img": (0, 1),
+    "substeps": (1, 999),
+    "guidance": (0, 100),
     "vlb_weight": (0, math.inf),
     "min_snr_gamma": (0, math.inf),
     "timestep_std": (0, 10),

@@ -32,7 +32,7 @@ from unclip_train.draws import (
     drop_captions,
 )
 from unclip_train.networks import build_network
-from unclip_train.previews import DECODER_STEPS, DecoderPreviews, picture_grid
+from unclip_train.previews import USUAL, DecoderPreviews, Sampling, picture_grid
 from unclip_train.validation import generators_of, mean_by_timestep, spread_timesteps
 from unclip_train.weights import check_clip_fits, load_clip, load_network
 
@@ -73,13 +73,13 @@ class DecoderStage:
         """
         captions = drop_captions(batch["caption"], self.config.drop_text, generators)
         no_z_img = drop_mask(self.config.drop_z_img, generators)
-        x_0, z_img, text = self._conditions(network, batch, captions)
+        x_0, z_img, text = self.conditions(network, batch, captions)
         t = self._timesteps(generators, x_0.device)
         no_z_img = no_z_img.to(x_0.device)
         error = self._errors(network, x_0, t, z_img, text, no_z_img, generators)
         return {"loss": error.mean()}
 
-    def _conditions(
+    def conditions(
         self, network: nn.Module, batch: dict, captions: list[str]
     ) -> tuple[Tensor, Tensor, TextEncoding]:
         """Pictures [B, 3, S, S], z_img [B, D] and captions."""
@@ -113,7 +113,7 @@ class DecoderStage:
         """Loss by timestep, with all conditions given."""
         losses = []
         for batch in batches:
-            x_0, z_img, text = self._conditions(network, batch, batch["caption"])
+            x_0, z_img, text = self.conditions(network, batch, batch["caption"])
             t = spread_timesteps(self.schedule.num_steps, batch, x_0.device)
             error = self._errors(network, x_0, t, z_img, text, None, generators_of(batch))
             losses.append((t, error))
@@ -143,7 +143,7 @@ class DecoderStage:
         """A folder that Decoder.from_pretrained reads."""
         network.save_pretrained(folder)
 
-    def preview(self, network: nn.Module) -> Image.Image:
+    def preview(self, network: nn.Module, sampling: Sampling = USUAL) -> Image.Image:
         """Real pictures, what is drawn from their own z_img and captions, and the prompts."""
         device = next(network.parameters()).device
         x_0 = to_unit_range(self.preview_batch["image"], device)
@@ -158,11 +158,11 @@ class DecoderStage:
             lambda x_t, t: network(x_t, t, z_img, text),
             randn_per_sample(x_0.shape[1:], generators, device),
             scheduler,
-            DECODER_STEPS,
+            sampling.steps,
             generators,
             learned_variance=config.learned_variance,
         )
-        more = self.previews.rows(self.clip, network) if self.previews else []
+        more = self.previews.rows(self.clip, network, sampling) if self.previews else []
         return picture_grid([x_0, drawn, *more])
 
 

@@ -32,6 +32,8 @@ def config_hash(config: StageConfig) -> str:
         facts.pop(key, None)
     if facts.get("noise_levels") == 1:  # as it was before there was the key
         facts.pop("noise_levels")
+    if facts.get("distill", {}).get("teacher") is None:
+        facts.pop("distill", None)
     for key in FREE_OF_RUN:
         facts["run"].pop(key)
     for key in FREE_OF_DATA:

@@ -5,6 +5,8 @@ Shapes: B batch, S pixels a side, D embedding.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -21,9 +23,18 @@ from unclip_train.data.loader import collate, to_unit_range
 from unclip_train.weights import load_network
 
 NUM_SEEDS = 8  # pictures of each prompt
-PRIOR_STEPS, DECODER_STEPS = 10, 25
-GUIDANCE = 3.0  # of the decoder
+PRIOR_STEPS = 10
 POOL = 256  # held-out pictures among which the nearest are sought
+
+
+class Sampling(NamedTuple):
+    """How a decoder is sampled for a preview: DDIM steps, and guidance of prompts."""
+
+    steps: int = 25
+    guidance: float = 3.0
+
+
+USUAL = Sampling()
 
 
 def picture_grid(rows: list[Tensor]) -> Image.Image:
@@ -39,14 +50,19 @@ def draw_embeddings(prior: nn.Module, text: TextEncoding, seeds: list[int]) -> T
 
 
 def draw_pictures(
-    decoder: nn.Module, clip: CLIP, text: TextEncoding, z_img: Tensor | None, seeds: list[int]
+    decoder: nn.Module,
+    clip: CLIP,
+    text: TextEncoding,
+    z_img: Tensor | None,
+    seeds: list[int],
+    sampling: Sampling = USUAL,
 ) -> Tensor:
     """[B, 3, S, S] that a decoder draws under guidance, of captions alone where z_img is None."""
     scheduler = scheduler_for(decoder, "ddim")
-    stage = Stage("decoder", decoder, scheduler, DECODER_STEPS)
+    stage = Stage("decoder", decoder, scheduler, sampling.steps)
     empty = clip.encode_text([""]).expand(len(seeds))
     z_img = decoder.null_z_img(len(seeds)) if z_img is None else z_img
-    return sample_decoder(stage, z_img, text, empty, seeds, GUIDANCE)
+    return sample_decoder(stage, z_img, text, empty, seeds, sampling.guidance)
 
 
 class DecoderPreviews:
@@ -62,14 +78,14 @@ class DecoderPreviews:
         self.prompts = prompts
         self.prior: Prior | None = load_network("prior", prior, {}, "prior") if prior else None
 
-    def rows(self, clip: CLIP, decoder: nn.Module) -> list[Tensor]:
+    def rows(self, clip: CLIP, decoder: nn.Module, sampling: Sampling = USUAL) -> list[Tensor]:
         """[NUM_SEEDS, 3, S, S] of each prompt."""
         seeds, rows = list(range(NUM_SEEDS)), []
         for prompt in self.prompts:
             text, z_img = clip.encode_text([prompt]).expand(NUM_SEEDS), None
             if self.prior is not None:
                 z_img = draw_embeddings(self.prior.to(text.z_txt.device).eval(), text, seeds)
-            rows.append(draw_pictures(decoder, clip, text, z_img, seeds))
+            rows.append(draw_pictures(decoder, clip, text, z_img, seeds, sampling))
         return rows
 
 
