@@ -178,7 +178,8 @@ class Family:
         """Raise what is to be said of jobs that have not ended well."""
         if self.signal_number:
             raise FamilyError("stopped; the same command goes on", 128 + self.signal_number)
-        failed = [job for job in self.jobs if job.code not in (None, 0, STOPPED_CODE)]
+        well = (None, 0, *(STOPPED_CODES if self.is_time_up else ()))
+        failed = [job for job in self.jobs if job.code not in well]
         if failed:
             told = ", ".join(f"{job.name} (exit status {job.code})" for job in failed)
             fault = USER_FAULT if any(job.code == USER_FAULT for job in failed) else 1
@@ -199,5 +200,5 @@ class FamilyError(RuntimeError):
 
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-STOPPED_CODE = 128 + signal.SIGTERM
+STOPPED_CODES = (128 + signal.SIGTERM, -signal.SIGTERM)  # the latter of one that had hardly begun
 USER_FAULT = 2
