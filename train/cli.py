@@ -100,7 +100,12 @@ def train(args: argparse.Namespace) -> int:
     if args.dry_run:
         from omegaconf import OmegaConf
 
+        from unclip_train.dry_run import dry_run
+
+        silence_progress_bars()
+        lines = dry_run(args.stage, config)
         print(OmegaConf.to_yaml(OmegaConf.structured(config)), end="")
+        print("\n".join(f"# {line}" for line in lines))
         return 0
     from unclip_train.data.build import make_held_out, pin_data
     from unclip_train.engine import Engine

@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -238,6 +238,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "balance": ("concept", "drawing", "pair"),
     "framing": ("centre", "random", "pad"),
 }
+MAX_SAID = 200  # characters of what a library says
 SECRET = re.compile(r"\$\{oc\.env:[^}]*(TOKEN|KEY|SECRET|PASSWORD)", re.IGNORECASE)
 
 
@@ -261,11 +262,10 @@ def load_config(stage: str, path: str | Path, overrides: list[str] = ()) -> Any:
         if "=" not in word:
             raise ConfigError(f"{word!r} is no key=value")
     try:
-        merged = OmegaConf.merge(
-            OmegaConf.structured(schema),
-            OmegaConf.create(text),
-            OmegaConf.from_dotlist([quote_range(word) for word in overrides]),
-        )
+        given = [OmegaConf.create(text), OmegaConf.from_dotlist([*map(quote_range, overrides)])]
+        for source in given:
+            check_kinds(schema, source, path)
+        merged = OmegaConf.merge(OmegaConf.structured(schema), *given)
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error, schema, path)) from error
@@ -276,6 +276,28 @@ def load_config(stage: str, path: str | Path, overrides: list[str] = ()) -> Any:
         config.run.precision = "no"  # which YAML takes for a truth value
     check_values(config)
     return config
+
+
+def check_kinds(schema: type, given: Any, path: str | Path, prefix: str = "") -> None:
+    """Refuse a list or a value where keys belong, and keys where none do.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    if not isinstance(given, DictConfig):
+        raise ConfigError(f"{path}: {prefix.rstrip('.') or 'the file'} must hold keys and values")
+    instance = schema()
+    known = {entry.name: getattr(instance, entry.name) for entry in fields(schema)}
+    for key, value in given.items_ex(resolve=False):
+        if key not in known:
+            continue  # told later, with the nearest that there is
+        default = known[key]
+        if is_dataclass(default):
+            check_kinds(type(default), value, path, f"{prefix}{key}.")
+        elif isinstance(value, DictConfig) and not isinstance(default, dict):
+            raise ConfigError(f"{path}: {prefix}{key} must be a value, not keys and values")
+        elif isinstance(value, ListConfig) and isinstance(default, dict):
+            raise ConfigError(f"{path}: {prefix}{key} must hold keys and values, not a list")
 
 
 def quote_range(word: str) -> str:
@@ -303,8 +325,9 @@ def explain(
 
     path: of the file, where there is one; prefix: of the keys, where they lie deeper.
     """
-    key = getattr(error, "full_key", None) or ""
-    first_line = str(error).splitlines()[0].split(". Did you mean")[0]
+    key = " ".join(str(getattr(error, "full_key", None) or "").split())
+    said = str(error).partition("\n    full_key")[0].partition(". Did you mean")[0]
+    first_line = " ".join(said.split())[:MAX_SAID]
     known = list(key_names(schema))
     near = difflib.get_close_matches(key, known, 1) or difflib.get_close_matches(
         key.rsplit(".", 1)[-1], [name.rsplit(".", 1)[-1] for name in known], 1

@@ -99,6 +99,8 @@ def typed(key: str, schema: type, arguments: dict[str, Any]) -> Any:
     for name, value in arguments.items():
         try:
             merged = OmegaConf.merge(merged, OmegaConf.create({name: value}))
+        except TypeError:
+            raise ConfigError(f"{key}.{name}: {value!r} is of a wrong kind") from None
         except OmegaConfBaseException as error:
             if "$VALUE" in str(error):  # an entry of a list
                 raise ConfigError(f"{key}.{name}: {value} has entries of a wrong kind") from None

@@ -98,7 +98,8 @@ class PriorStage:
             parts = [draw_noise_like(part, generators) for part in z_0.chunk(levels)]
             z_t = q_sample(self.schedule, z_0, t, torch.cat(parts))
         rows = torch.arange(len(generators), device=t.device).repeat(levels)
-        return network(z_t, t, text, Prefix(rows)).float(), z_0
+        prefix = Prefix(rows if levels > 1 else None)  # no token that only pads is read
+        return network(z_t, t, text, prefix).float(), z_0
 
     def validate(self, network: nn.Module, batches: Iterable[dict]) -> dict[str, float]:
         """Loss by timestep, and the cosines of embeddings that are drawn of held-out captions.

@@ -99,8 +99,8 @@ def test_output_below_a_file(capsys, drawings_folder, tmp_path):
 
 def test_resolution_chooses_the_upsampler(capsys, drawings_folder, tmp_path):
     more = [*words(drawings_folder, tmp_path), "--dry-run"]
-    assert main(["upsampler", "--resolution", "1024", *more]) == 0
-    assert "size: 1024" in capsys.readouterr().out
+    assert main(["upsampler", "--resolution", "256", *more]) == 0
+    assert "size: 256" in capsys.readouterr().out
     line = complaint(
         capsys, ["upsampler", "--config", "tiny/upsampler_256", "--resolution", "1024", *more]
     )

@@ -141,7 +141,8 @@ class CLIP(nn.Module):
         """Captions to z_txt [B, D], text states [B, L, W], mask and tokens [B, L]."""
         device = self.image_mean.device
         tokens, mask = (tensor.to(device) for tensor in self.tokenize(captions))
-        hidden = self.model.text_model(input_ids=tokens, attention_mask=mask.long())
+        seen = None if mask.is_meta else mask.long()  # the library asks whether any place pads
+        hidden = self.model.text_model(input_ids=tokens, attention_mask=seen)
         z_txt = self.model.text_projection(hidden.pooler_output)  # [B, D]
         return TextEncoding(self._embedding(z_txt), hidden.last_hidden_state, mask, tokens)
 

@@ -102,7 +102,7 @@ class PrefixPriorTransformer(PriorTransformer):
         num_captions, length = states.shape[:2]
         if mask is None:
             mask = torch.ones(num_captions, length, dtype=torch.bool, device=states.device)
-        real = int(mask.any(dim=0).nonzero().max()) + 1 if mask.any() else 1
+        real = length if mask.is_meta else last_real(mask) + 1
         kept = [*range(real), length]  # what pads in every caption has no weight
         if self.embedding_proj_norm is not None:
             z_txt = self.embedding_proj_norm(z_txt)
@@ -147,6 +147,11 @@ class PrefixPriorTransformer(PriorTransformer):
         positions = self.positional_embedding[:, list(places)].to(tokens.dtype)
         tokens = tokens + positions
         return tokens if self.norm_in is None else self.norm_in(tokens)
+
+
+def last_real(mask: Tensor) -> int:
+    """The last place of [N, L] at which any caption has a token; the first where none has."""
+    return int(mask.any(dim=0).nonzero().max()) if mask.any() else 0
 
 
 def attend(
