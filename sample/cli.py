@@ -82,6 +82,9 @@ def add_subject(group: argparse._ArgumentGroup) -> None:
 def add_machine(group: argparse._ArgumentGroup) -> None:
     """Options of files and of the machine."""
     group.add_argument("--model", metavar="FOLDER", help="the embedded model unless given")
+    group.add_argument(
+        "--lora", metavar="FOLDER[:SCALE]", action="append", help="trained change; may be repeated"
+    )
     group.add_argument("--output", metavar="FILE.png|FOLDER", help="the first free unclip.png")
     group.add_argument("--overwrite", action="store_true", help="replace files that exist")
     group.add_argument("--no-metadata", action="store_true", help="write pixels alone")
@@ -183,6 +186,11 @@ def load(folder: Path, request: Request, args: argparse.Namespace) -> Any:
         torch.set_num_threads(args.threads)
     place = None if args.offload else device
     pipe = UnCLIPPipeline.from_pretrained(folder, getattr(torch, request.dtype), place)
+    for source, scale in map(split_lora, args.lora or ()):
+        try:
+            pipe.load_lora(source, scale)
+        except (OSError, ValueError) as error:
+            raise RequestError(f"--lora: {str(error).removeprefix('source: ')}") from None
     if args.quiet:
         pipe.set_progress_bar_config(disable=True)
     if "analytic" in wanted_samplers(request) and not has_score_norms(pipe):
@@ -195,6 +203,17 @@ def load(folder: Path, request: Request, args: argparse.Namespace) -> Any:
             raise RequestError(f"the sampler of {stage}: {error}") from None
     fit_to_machine(pipe, device, args)
     return pipe
+
+
+def split_lora(words: str) -> tuple[str, float]:
+    """The folder and the scale of --lora FOLDER[:SCALE]; 1 where none is given."""
+    folder, colon, scale = words.rpartition(":")
+    if not colon or Path(words).exists():
+        return words, 1.0
+    try:
+        return folder, float(scale)
+    except ValueError:
+        raise RequestError(f"--lora: {scale!r} is no number; give FOLDER:0.5") from None
 
 
 def fit_to_machine(pipe: Any, device: Any, args: argparse.Namespace) -> None:
@@ -251,10 +270,21 @@ def model_facts(folder: Path, request: Request, args: argparse.Namespace) -> dic
             "the picture will differ",
             file=sys.stderr,
         )
+    changes = [
+        {"hash": model_hash(source), "scale": scale}
+        for source, scale in map(split_lora, args.lora or ())
+    ]
+    if request.source and request.source.get("lora", []) != changes:
+        print(
+            f"unclip-sample: {args.source} was made with other --lora than are given: the picture "
+            "will differ",
+            file=sys.stderr,
+        )
     libraries = ("unclip", "torch", "diffusers", "transformers")
     return {
         "model": folder.name,
         "model_hash": digest,
+        **({"lora": changes} if changes else {}),
         "dtype": request.dtype,
         "versions": {name: version(name) for name in libraries},
     }

@@ -56,6 +56,8 @@ def check_config(stage: str, config: StageConfig) -> None:
         check_fit(config, made_with, towers)
     else:
         check_sizes(stage, config, towers)
+    if hasattr(config, "lora") and config.lora.rank and not config.init:
+        raise ConfigError("lora.rank: LoRA changes trained weights; give init=")
     check_output(config.output)
 
 

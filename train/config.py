@@ -101,6 +101,16 @@ class RunConfig:
 
 
 @dataclass
+class LoraConfig:
+    """Small changes beside frozen weights, in place of all weights; asks for init (extra lora)."""
+
+    rank: int = 0  # of the changes; 0: all weights learn
+    alpha: float = 0.0  # alpha / rank is a factor on them; 0: as large as the rank
+    targets: list[str] | None = None  # how the names of layers end; those of attention if not given
+    dropout: float = 0.0
+
+
+@dataclass
 class StageConfig:
     """What every stage has."""
 
@@ -127,6 +137,7 @@ class PriorConfig(StageConfig):
     clip: str = MISSING  # folder of the CLIP whose embeddings it learns
     drop_text: float = 0.1  # share of captions emptied, for guidance (DALL-E 2, section 2.2)
     statistics_samples: int = 4096  # pictures from which mean and std are measured
+    lora: LoraConfig = field(default_factory=LoraConfig)
     noise_levels: int = 1  # timesteps that a caption is learned at in one pass over its text
     prompts: list[str] | None = None  # drawn in previews
     decoder: str | None = None  # trained, to draw them; without it the nearest held-out pictures
@@ -147,6 +158,7 @@ class DecoderConfig(StageConfig):
     """unclip-train decoder."""
 
     clip: str = MISSING
+    lora: LoraConfig = field(default_factory=LoraConfig)
     drop_text: float = 0.5  # DALL-E 2, section 2.1
     drop_z_img: float = 0.1  # DALL-E 2, section 2.1
     vlb_weight: float = 0.001  # of L_vlb where the variance is learned
@@ -205,6 +217,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "validation_share": (0, 0.9),
     "peak_tflops": (0, 1e6),
     "noise_levels": (1, 1024),
+    "rank": (0, 1024),
+    "alpha": (0, 1e4),
+    "dropout": (0, 1),
     "keep_checkpoints": (1, math.inf),
     "seed": (0, 2**31 - 1),
     "plain_share": (0, 1),

@@ -31,6 +31,7 @@ from unclip_train.draws import (
     draw_timesteps,
     drop_captions,
 )
+from unclip_train.lora import add_lora, save_lora
 from unclip_train.networks import build_network
 from unclip_train.previews import USUAL, DecoderPreviews, Sampling, picture_grid
 from unclip_train.validation import generators_of, mean_by_timestep, spread_timesteps
@@ -60,7 +61,7 @@ class DecoderStage:
     ):
         self.network = network
         self.clip = clip.requires_grad_(False).eval()
-        self.config = config
+        self.config, self.lora = config, config.lora
         self.preview_batch, self.previews = preview_batch, previews
         self.schedule = make_schedule(network.config.schedule, network.config.num_train_timesteps)
 
@@ -140,8 +141,11 @@ class DecoderStage:
         return min_snr_weight(self.schedule, t, self.config.min_snr_gamma, kind)
 
     def save(self, network: nn.Module, folder: Path) -> None:
-        """A folder that Decoder.from_pretrained reads."""
-        network.save_pretrained(folder)
+        """A folder that Decoder.from_pretrained reads, or the changes of a LoRA alone."""
+        if self.lora.rank:
+            save_lora(network, folder, self.name, self.lora)
+        else:
+            network.save_pretrained(folder)
 
     def preview(self, network: nn.Module, sampling: Sampling = USUAL) -> Image.Image:
         """Real pictures, what is drawn from their own z_img and captions, and the prompts."""
@@ -176,7 +180,7 @@ def make_network(config: DecoderConfig, clip: CLIP) -> Decoder:
         check_clip_fits(config, network, sizes)
         if inpainting and not network.config.inpainting:
             network = Decoder.for_inpainting(network)
-        return network
+        return add_lora(network, config.lora) if config.lora.rank else network
     if arguments.get("text_encoder"):  # it reads the tokens of CLIP's tokenizer
         words = {"vocab_size": len(clip.tokenizer), "context": clip.context}
         arguments["text_encoder"] = {**arguments["text_encoder"], **words}

@@ -30,8 +30,10 @@ def config_hash(config: StageConfig) -> str:
     facts = asdict(config)
     for key in FREE_OF_STAGE:
         facts.pop(key, None)
-    if facts.get("noise_levels") == 1:  # as it was before there was the key
+    if facts.get("noise_levels") == 1:  # as it was before there were these keys
         facts.pop("noise_levels")
+    if not facts.get("lora", {"rank": 0})["rank"]:
+        facts.pop("lora", None)
     if facts.get("distill", {}).get("teacher") is None:
         facts.pop("distill", None)
     for key in FREE_OF_RUN:

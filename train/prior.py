@@ -25,6 +25,7 @@ from unclip_train.conditions import image_embeddings
 from unclip_train.config import ConfigError, PriorConfig
 from unclip_train.data.loader import collate, to_unit_range
 from unclip_train.draws import draw_noise_like, draw_timesteps, drop_captions
+from unclip_train.lora import add_lora, save_lora
 from unclip_train.networks import build_network
 from unclip_train.previews import PriorPreviews, draw_embeddings
 from unclip_train.validation import generators_of, mean_by_timestep, spread_timesteps
@@ -51,7 +52,7 @@ class PriorStage:
         self.network = network
         self.clip = clip.requires_grad_(False).eval()
         self.drop_text, self.noise_levels = config.drop_text, config.noise_levels
-        self.previews = previews
+        self.previews, self.lora = previews, config.lora
         self.schedule = make_schedule(network.config.schedule, network.config.num_train_timesteps)
 
     def loss(
@@ -121,8 +122,11 @@ class PriorStage:
         return mean_by_timestep(losses, self.schedule.num_steps) | means
 
     def save(self, network: nn.Module, folder: Path) -> None:
-        """A folder that Prior.from_pretrained reads."""
-        network.save_pretrained(folder)
+        """A folder that Prior.from_pretrained reads, or the changes of a LoRA alone."""
+        if self.lora.rank:
+            save_lora(network, folder, self.name, self.lora)
+        else:
+            network.save_pretrained(folder)
 
     def preview(self, network: nn.Module) -> Image.Image | None:
         """Pictures of the prompts; an embedding itself cannot be looked at."""
@@ -141,7 +145,7 @@ def make_network(config: PriorConfig, clip: CLIP) -> nn.Module:
     if config.init:
         prior = load_network("prior", config.init, config.network)
         check_clip_fits(config, prior, sizes)
-        return prior
+        return add_lora(prior, config.lora) if config.lora.rank else prior
     return build_network(Prior, config.network, **sizes)
 
 

@@ -30,6 +30,7 @@ from unclip.pipeline.drawing import Drawing
 from unclip.pipeline.editing import Editing
 from unclip.pipeline.edits import Edit
 from unclip.pipeline.latents import LatentOperations
+from unclip.pipeline.lora import Lora
 from unclip.pipeline.memory import Memory
 from unclip.pipeline.order import check_order
 from unclip.pipeline.output import UnCLIPOutput
@@ -39,7 +40,7 @@ from unclip.pipeline.storage import Storage
 
 
 class UnCLIPPipeline(
-    Storage, SingleStages, Drawing, LatentOperations, Editing, Memory, DiffusionPipeline
+    Storage, Lora, SingleStages, Drawing, LatentOperations, Editing, Memory, DiffusionPipeline
 ):
     """unCLIP (DALL-E 2): CLIP, a prior, a decoder and two upsamplers, each with its scheduler.
 
