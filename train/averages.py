@@ -9,6 +9,25 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from unclip_train.config import ConfigError, RunConfig
+
+
+def list_decays(run: RunConfig) -> list[float]:
+    """run.ema_decay as a list of different decays.
+
+    Raises:
+        ConfigError: for what is no decay, and for an export_ema that is none of them.
+    """
+    given = run.ema_decay if isinstance(run.ema_decay, list) else [run.ema_decay]
+    for decay in given:
+        if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay <= 1:
+            raise ConfigError(f"run.ema_decay must lie between 0 and 1, not {decay!r}")
+    if not given:
+        raise ConfigError("run.ema_decay is an empty list: give one decay or several")
+    if run.export_ema is not None and run.export_ema not in given:
+        raise ConfigError(f"run.export_ema {run.export_ema} is none of run.ema_decay {given}")
+    return list(dict.fromkeys(given))
+
 
 class Averages:
     """An exponential moving average in fp32 of every trained weight, for each of some decays.

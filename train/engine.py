@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from unclip.diffusion.noise import child_generators
-from unclip_train.averages import Averages
+from unclip_train.averages import Averages, list_decays
 from unclip_train.config import StageConfig, save_config
 from unclip_train.data.loader import PositionSampler, make_loader, split_batch
 from unclip_train.keeper import Keeper
@@ -82,7 +82,7 @@ class Engine:
             checkpoint_gradients(network)
         blank = weightless_copy(network)
         self.network, self.optimizer = place(network, config.optimizer, self.accelerator)
-        self.averages = Averages(self.bare_network, list_decays(self.run.ema_decay))
+        self.averages = Averages(self.bare_network, list_decays(self.run))
         self.forward = torch.compile(self.network) if self.run.compile else self.network
         self.keeper = Keeper(
             *(stage, config, self.bare_network, blank, self.optimizer, self.averages),
@@ -116,6 +116,8 @@ class Engine:
                 self.keeper.export()
                 self.report(f"wrote {self.folder / 'model'}")
             return
+        if is_sharded(self.network):
+            self.report(f"weights in shards over {self.accelerator.num_processes} processes")
         self.folder.mkdir(parents=True, exist_ok=True)
         save_config(self.config, self.folder / "run.yaml")
         is_main = self.accelerator.is_main_process
@@ -285,8 +287,11 @@ class Engine:
         self._look(log)
 
     def _look(self, log: Log) -> None:
-        """Measure on held-out samples and draw, when it is time to."""
-        with log.apart():
+        """Measure on held-out samples and draw, when it is time to.
+
+        A signal ends that; before the next update all processes hear of it.
+        """
+        with log.apart(), contextlib.suppress(Interrupted):
             if self.monitor.is_time_to_validate(self.step) and (figures := self.monitor.figures()):
                 log.write(self.step, figures)
                 self._tell(figures)
@@ -323,8 +328,3 @@ class Engine:
         """Print a line, once for all processes."""
         if self.accelerator.is_main_process:
             print(f"{self.stage.name}: {line}", flush=True)
-
-
-def list_decays(decay: float | list[float]) -> list[float]:
-    """run.ema_decay as a list of different decays in [0, 1]."""
-    return list(dict.fromkeys(decay if isinstance(decay, list) else [decay]))

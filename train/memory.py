@@ -6,8 +6,9 @@ from torch import nn
 
 from unclip_train.config import ConfigError, RunConfig
 
-SWITCHES = (  # of diffusers' and of transformers' models
+SWITCHES = (  # of diffusers' and of transformers' models, new and old
     "enable_gradient_checkpointing",
+    "activation_checkpointing_enable",
     "gradient_checkpointing_enable",
 )
 
@@ -42,11 +43,10 @@ def checkpoint_gradients(network: nn.Module) -> None:
     """
     done = False
     for module in network.modules():
-        for switch in SWITCHES:
-            supports = getattr(module, "_supports_gradient_checkpointing", True)
-            supports = getattr(module, "supports_gradient_checkpointing", supports)
-            if hasattr(module, switch) and supports:
-                getattr(module, switch)()
-                done = True
+        switch = next((name for name in SWITCHES if hasattr(module, name)), None)
+        supports = getattr(module, "_supports_gradient_checkpointing", True)
+        if switch and getattr(module, "supports_gradient_checkpointing", supports):
+            getattr(module, switch)()
+            done = True
     if not done:
         raise ConfigError("run.gradient_checkpointing: this network cannot do without activations")

@@ -11,15 +11,23 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, GradientAccumulationPlugin
 from torch import nn
 
-from unclip_train.config import OptimizerConfig
+from unclip_train.config import ConfigError, OptimizerConfig
 from unclip_train.optimizer import make_optimizer
-from unclip_train.sharding import shard, wants_shards
+from unclip_train.sharding import refuse_other_shards, shard, wants_shards
 
 FOREVER = timedelta(days=30)  # one process may draw or evaluate while the others wait
 
 
 def make_accelerator(precision: str) -> Accelerator:
-    """accelerate's view of this run; the engine accumulates gradients itself."""
+    """accelerate's view of this run; the engine accumulates gradients itself.
+
+    Raises:
+        ConfigError: for fp16 without a GPU, where accelerate would quietly use fp32, and for
+            sharding by other means than FSDP2.
+    """
+    refuse_other_shards()
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise ConfigError("run.precision=fp16 needs a GPU: choose bf16 or no")
     return Accelerator(
         mixed_precision=precision,
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
@@ -33,7 +41,7 @@ def place(
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """The network and its optimizer where they will run: in shards, or whole in every process."""
     fused = accelerator.device.type == "cuda" or None
-    if wants_shards(accelerator):
+    if wants_shards(accelerator.num_processes):
         network = shard(network)
         optimizer = make_optimizer(network, config, fused)
         return network, accelerator.prepare_optimizer(optimizer)

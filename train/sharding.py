@@ -12,7 +12,6 @@ from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
 from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -25,32 +24,35 @@ MIN_UNIT = 2**12  # numbers of a layer that is cut on its own; the small ones ar
 CALLED_WHOLE = (nn.TransformerEncoderLayer, nn.MultiheadAttention)
 
 
-def wants_shards(accelerator: Accelerator) -> bool:
+def is_asked(name: str) -> bool:
+    """Whether accelerate's configuration asks for FSDP, DEEPSPEED, ..."""
+    return os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("true", "1")
+
+
+def refuse_other_shards() -> None:
+    """Raises ConfigError where accelerate is asked for what is not done here, nor anything else."""
+    for name in ("DEEPSPEED", "MEGATRON_LM"):
+        if is_asked(name):
+            raise ConfigError(
+                f"accelerate's configuration asks for {name}, whose checkpoints are not ours "
+                "(DeepSpeed's are pickles): choose fsdp_version: 2 instead"
+            )
+    if is_asked("FSDP") and os.environ.get("FSDP_VERSION", "1") != "2":
+        raise ConfigError("accelerate's configuration asks for FSDP 1: set fsdp_version: 2")
+
+
+def wants_shards(num_processes: int) -> bool:
     """Whether accelerate's configuration asks for shards.
 
     Raises:
-        ConfigError: when it asks for what is not done here; nothing else is done instead.
+        ConfigError: when there is but one process.
     """
-
-    def is_set(name: str) -> bool:
-        return os.environ.get(name, "false").lower() in ("true", "1")
-
-    for name in ("DEEPSPEED", "MEGATRON_LM"):
-        if is_set(f"ACCELERATE_USE_{name}"):
-            raise ConfigError(
-                f"accelerate's configuration asks for {name}, whose checkpoints are pickles: "
-                "choose fsdp_version: 2 instead"
-            )
-    if not is_set("ACCELERATE_USE_FSDP"):
-        return False
-    if os.environ.get("FSDP_VERSION", "1") != "2":
-        raise ConfigError("accelerate's configuration asks for FSDP 1: set fsdp_version: 2")
-    if accelerator.num_processes == 1 or not dist.is_initialized():
+    if is_asked("FSDP") and num_processes == 1:
         raise ConfigError(
             "accelerate's configuration asks for FSDP2, but there is only one process: give "
             "--num_processes 2 or more, or leave out --use_fsdp"
         )
-    return True
+    return is_asked("FSDP")
 
 
 def shard(network: nn.Module) -> nn.Module:

@@ -1,16 +1,24 @@
 """Small drawings, small pictures with captions, tar shards of them, and the tiny configs."""
 
 import io
+import multiprocessing
+import os
+import socket
 import tarfile
+import traceback
+from collections.abc import Callable
+from queue import Empty
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from unclip_train.config import load_config
 from unclip_train.data.drawings import Drawing, save_drawings
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 70, 220), "black": (0, 0, 0)}
+MAX_PROCESS_S = 120
 SHAPES = ("circle", "square", "bar", "ring")
 
 
@@ -143,3 +151,60 @@ def pictures_folder(tmp_path_factory):
     for name, content in list_samples(range(20)):
         (folder / name).write_bytes(content)
     return folder
+
+
+def fork_processes(count: int, work: Callable[[int], object], **environment: str) -> list:
+    """Call work(rank) in so many processes, as a launcher would; what each returns.
+
+    Forked, so that they begin at once, and joined by gloo.
+
+    Raises:
+        RuntimeError: with the trace of the first that failed.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    environment = environment | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    children = [
+        context.Process(target=run_child, args=(rank, count, work, environment, answers))
+        for rank in range(count)
+    ]
+    for child in children:
+        child.start()
+    try:
+        found = dict(answers.get(timeout=MAX_PROCESS_S) for _ in children)
+    except Empty:
+        raise RuntimeError(f"no answer within {MAX_PROCESS_S} s") from None
+    finally:
+        for child in children:
+            child.join(5)
+            child.kill()
+    failed = [answer for answer in found.values() if isinstance(answer, str)]
+    if failed:
+        raise RuntimeError(failed[0])
+    return [found[rank][0] for rank in range(count)]
+
+
+def run_child(rank: int, count: int, work, environment: dict[str, str], answers) -> None:
+    os.environ.update(
+        environment, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count),
+        LOCAL_WORLD_SIZE=str(count),
+    )  # fmt: skip
+    torch.set_num_threads(1)  # the threads of the parent are not here
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        answers.put((rank, (work(rank),)))
+    except BaseException:
+        answers.put((rank, traceback.format_exc()))
+    answers.close()
+    answers.join_thread()
+    os._exit(0)
+
+
+@pytest.fixture(scope="session")
+def run_processes():
+    """A function: how many processes and what each does, to what they return."""
+    return fork_processes

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 
 import pytest
 import torch
@@ -97,3 +98,60 @@ def test_optimizer_round_trip():
     step(layer, optimizer)
     step(copy, optimizer_copy)
     assert torch.equal(layer.weight, copy.weight)
+
+
+class Canary:
+    """Unpickled, it leaves a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_pickles_are_never_read(tmp_path, tensors):
+    good = checkpoint.save_checkpoint(tmp_path, 1, tensors)
+    bad = checkpoint.save_checkpoint(tmp_path, 2, tensors)
+    for path in (good, bad):
+        (path / "optimizer.bin").write_bytes(pickle.dumps(Canary(tmp_path / "canary")))
+    manifest = json.loads((bad / "manifest.json").read_text())
+    manifest["files"]["optimizer.bin"] = checkpoint.file_facts(bad / "optimizer.bin")
+    (bad / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.warns(UserWarning, match="optimizer.bin"):
+        assert checkpoint.newest_checkpoint(tmp_path) == good
+    assert checkpoint.load_checkpoint(good)[1].keys() == tensors.keys()
+    assert not (tmp_path / "canary").exists()
+
+
+def test_a_run_is_not_begun_again_where_all_checkpoints_are_broken(tmp_path, tensors):
+    path = checkpoint.save_checkpoint(tmp_path, 1, tensors)
+    (path / "ema.safetensors").write_bytes(b"")
+    with pytest.warns(UserWarning), pytest.raises(OSError, match="remove the folder"):
+        checkpoint.newest_checkpoint(tmp_path)
+
+
+def test_what_a_killed_process_left_is_cleared_up(tmp_path, tensors):
+    (tmp_path / ".staged-model").mkdir()
+    (tmp_path / ".old-model").mkdir()
+    (tmp_path / ".old-model" / "config.json").touch()
+    checkpoint.clear_up(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    (tmp_path / ".old-model").mkdir()
+    checkpoint.clear_up(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (tmp_path / "model" / "config.json").exists()
+
+
+def test_a_model_that_cannot_be_written_leaves_the_older(tmp_path, tensors):
+    def write(folder, content="old"):
+        folder.mkdir()
+        (folder / "config.json").write_text(content)
+        if content != "old":
+            raise OSError(28, "No space left on device")
+
+    checkpoint.save_model(tmp_path / "model", write, tensors["ema"])
+    with pytest.raises(checkpoint.SaveError, match="model: No space.*needs 8 bytes"):
+        checkpoint.save_model(tmp_path / "model", lambda f: write(f, "new"), tensors["ema"])
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (tmp_path / "model" / "config.json").read_text() == "old"

@@ -74,13 +74,14 @@ class Batches:
     Args:
         loader: of batches as collate makes them.
         max_bad_share: of the samples read, once 200 were; a dataset without faults gives None.
+        closing: tells the workers that they may be ended.
     """
 
     MIN_READ = 200
     MAX_NAMED = 5  # of each reason
 
-    def __init__(self, loader: DataLoader, max_bad_share: float | None):
-        self.loader, self.max_bad_share = loader, max_bad_share
+    def __init__(self, loader: DataLoader, max_bad_share: float | None, closing: Event):
+        self.loader, self.max_bad_share, self.closing = loader, max_bad_share, closing
         self.faults: Counter[str] = Counter()
         self.num_read = 0
 
@@ -89,8 +90,15 @@ class Batches:
 
     def __iter__(self) -> Iterator[dict]:
         batches = iter(self.loader)
+        try:
+            yield from self._checked(batches)
+        finally:  # workers end here and now, whatever they wait for
+            self.closing.set()
+            for worker in getattr(batches, "_workers", ()):
+                worker.terminate()
+
+    def _checked(self, batches: Iterator[dict]) -> Iterator[dict]:
         while True:
-            failure = None
             try:
                 batch = next(batches)
             except StopIteration:
@@ -98,10 +106,7 @@ class Batches:
             except Exception as error:
                 if "Original Traceback" not in str(error):
                     raise
-                failure = told_by_worker(error)
-            if failure is not None:
-                del batches  # the workers stop here and now, not whenever garbage is collected
-                raise failure
+                raise told_by_worker(error) from None
             for found in batch.pop("faults", ()):
                 self._count(found)
             self.num_read += len(batch["position"])
@@ -140,7 +145,7 @@ def make_loader(dataset: Dataset, sampler: PositionSampler, workers: int) -> Bat
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
     )
-    return Batches(loader, getattr(dataset, "max_bad_share", None))
+    return Batches(loader, getattr(dataset, "max_bad_share", None), closing)
 
 
 def told_by_worker(error: Exception) -> BadDataError:
