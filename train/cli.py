@@ -148,7 +148,7 @@ def make_stage(name: str, config):
     preview_batch = collate([shown[position] for position in range(8)])
     if name == "upsampler":
         return upsampler.make_stage(config, preview_batch), dataset
-    stage = decoder.make_stage(config, preview_batch)
+    stage = decoder.make_stage(config, preview_batch, dataset)
     if config.distill.teacher is not None:
         stage = distillation.make_stage(config, stage)
     return stage, dataset

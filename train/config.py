@@ -94,7 +94,7 @@ class RunConfig:
     preview_every: int = 0  # 0: no previews
     validate_every: int = 500  # on what is held out, where anything is; 0: never
     validation_samples: int = 256  # at most
-    tracker: str = "tensorboard"  # or wandb, trackio, ... of accelerate's, several by commas, or ""
+    tracker: str | None = "tensorboard"  # or wandb, ... of accelerate's; several by commas; or none
     measure_flops: bool = True  # count the work of an update and time the device, at the start
     peak_tflops: float = 0.0  # of the device, to be held against; 0: that of a timed matmul
     keep_checkpoints: int = 2

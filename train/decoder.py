@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from unclip.diffusion.gaussian import q_sample, target_for
 from unclip.diffusion.guidance import drop_mask
@@ -21,8 +22,9 @@ from unclip.diffusion.schedule import make_schedule
 from unclip.diffusion.schedulers import make_scheduler
 from unclip.models.clip import CLIP, TextEncoding
 from unclip.models.decoder import Decoder, known_part
-from unclip_train.conditions import image_embeddings
+from unclip_train.conditions import PlainEmbeddings, image_embeddings
 from unclip_train.config import DecoderConfig
+from unclip_train.data.dataset import DrawingDataset
 from unclip_train.data.loader import to_unit_range
 from unclip_train.draws import (
     draw_logit_normal_timesteps,
@@ -47,6 +49,7 @@ class DecoderStage:
         config: of the stage.
         preview_batch: pictures whose own embeddings are drawn in previews.
         previews: draws config.prompts, where there are any.
+        kept: embeddings of pictures that are shown again and again.
     """
 
     name = "decoder"
@@ -58,11 +61,12 @@ class DecoderStage:
         config: DecoderConfig,
         preview_batch: dict,
         previews: DecoderPreviews | None = None,
+        kept: PlainEmbeddings | None = None,
     ):
         self.network = network
         self.clip = clip.requires_grad_(False).eval()
         self.config, self.lora = config, config.lora
-        self.preview_batch, self.previews = preview_batch, previews
+        self.preview_batch, self.previews, self.kept = preview_batch, previews, kept
         self.schedule = make_schedule(network.config.schedule, network.config.num_train_timesteps)
 
     def loss(
@@ -88,7 +92,7 @@ class DecoderStage:
         self.clip.to(device)
         x_0 = to_unit_range(batch["image"], device)
         with torch.no_grad():
-            z_img = image_embeddings(self.clip, batch, device)
+            z_img = image_embeddings(self.clip, batch, device, self.kept)
             return x_0, z_img, self.clip.encode_text(captions)
 
     def _errors(
@@ -188,8 +192,11 @@ def make_network(config: DecoderConfig, clip: CLIP) -> Decoder:
     return build_network(Decoder, arguments, **sizes, text_states_dim=width, size=config.data.size)
 
 
-def make_stage(config: DecoderConfig, preview_batch: dict) -> DecoderStage:
+def make_stage(
+    config: DecoderConfig, preview_batch: dict, dataset: Dataset | None = None
+) -> DecoderStage:
     """A decoder as the config describes it, beside the CLIP that conditions it."""
     clip = load_clip(config.clip)
     previews = DecoderPreviews(config.prompts, config.prior) if config.prompts else None
-    return DecoderStage(make_network(config, clip), clip, config, preview_batch, previews)
+    kept = PlainEmbeddings(clip, dataset) if isinstance(dataset, DrawingDataset) else None
+    return DecoderStage(make_network(config, clip), clip, config, preview_batch, previews, kept)

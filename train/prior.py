@@ -21,8 +21,9 @@ from unclip.metrics.similarity import prior_cosines
 from unclip.models.clip import CLIP, TextEncoding
 from unclip.models.prior import Prior
 from unclip.models.prior_transformer import Prefix
-from unclip_train.conditions import image_embeddings
+from unclip_train.conditions import PlainEmbeddings, image_embeddings
 from unclip_train.config import ConfigError, PriorConfig
+from unclip_train.data.dataset import DrawingDataset
 from unclip_train.data.loader import collate, to_unit_range
 from unclip_train.draws import draw_noise_like, draw_timesteps, drop_captions
 from unclip_train.lora import add_lora, save_lora
@@ -42,17 +43,23 @@ class PriorStage:
         clip: whose embeddings it learns.
         config: of the stage.
         previews: draws config.prompts, where there are any.
+        kept: embeddings of pictures that are shown again and again.
     """
 
     name = "prior"
 
     def __init__(
-        self, network: Prior, clip: CLIP, config: PriorConfig, previews: PriorPreviews | None = None
+        self,
+        network: Prior,
+        clip: CLIP,
+        config: PriorConfig,
+        previews: PriorPreviews | None = None,
+        kept: PlainEmbeddings | None = None,
     ):
         self.network = network
         self.clip = clip.requires_grad_(False).eval()
         self.drop_text, self.noise_levels = config.drop_text, config.noise_levels
-        self.previews, self.lora = previews, config.lora
+        self.previews, self.kept, self.lora = previews, kept, config.lora
         self.schedule = make_schedule(network.config.schedule, network.config.num_train_timesteps)
 
     def loss(
@@ -74,7 +81,7 @@ class PriorStage:
         device = next(network.parameters()).device
         self.clip.to(device)
         with torch.no_grad():
-            z_img = image_embeddings(self.clip, batch, device)
+            z_img = image_embeddings(self.clip, batch, device, self.kept)
             text = self.clip.encode_text(captions)
             empty = torch.tensor([not caption for caption in captions], device=device)
             null = self.network.unconditional(text)
@@ -164,7 +171,8 @@ def make_stage(
     previews = None
     if config.prompts:
         previews = PriorPreviews(config.prompts, config.decoder, held_out)
-    return PriorStage(prior, clip, config, previews)
+    kept = PlainEmbeddings(clip, dataset) if isinstance(dataset, DrawingDataset) else None
+    return PriorStage(prior, clip, config, previews, kept)
 
 
 @torch.no_grad()

@@ -17,13 +17,13 @@ PROJECT = "unclip"
 WITHOUT_PICTURES = {"mlflow", "dvclive", "comet_ml", "trackio"}
 
 
-def named_trackers(names: str) -> list[str]:
+def named_trackers(names: str | None) -> list[str]:
     """The trackers of run.tracker that are there.
 
     Raises:
         ConfigError: naming one that accelerate does not know, or that is not installed.
     """
-    asked = [name.strip() for name in names.split(",") if name.strip()]
+    asked = [name.strip() for name in (names or "").split(",") if name.strip()]
     known = sorted(LOGGER_TYPE_TO_CLASS)
     available = {str(tracker) for tracker in get_available_trackers()}
     for name in asked:

@@ -15,6 +15,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from .compose import (
+    PLAIN,
     caption_scene,
     choose_background,
     mean_colour,
@@ -182,7 +183,8 @@ class DrawingDataset(Dataset):
     """Captioned pictures of drawings, alone on white or composed, for CLIP, prior and decoder.
 
     dataset[position], for any position >= 0, is {"image": uint8 [3,S,S], "caption": str,
-    "position": int, "id": str}; len(dataset) is the number of positions of one epoch. Iterate with
+    "position": int, "id": str, "plain": the id where the drawing stands single on white in its own
+    colours, else ""}; len(dataset) is the number of positions of one epoch. Iterate with
     positions of your own: there is no last one.
 
     Args:
@@ -248,7 +250,13 @@ class DrawingDataset(Dataset):
             "caption": caption_scene(scene, things, rng, tints, self.loose_share),
             "position": position,
             "id": things[0].id,
+            "plain": things[0].id if scene.kind == "plain" and tints[0] is None else "",
         }
+
+    def plain_picture(self, index: int) -> torch.Tensor:
+        """The picture [3,S,S] of a drawing single on white, as every plain sample shows it."""
+        image = paint(PLAIN, [self.pictures[index]], self.size)
+        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
     def _tints(self, things: list[Drawing], rng: np.random.Generator) -> list[str | None]:
         names = tuple(TINTS)
