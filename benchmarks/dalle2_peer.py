@@ -12,7 +12,7 @@ import time
 
 import torch
 from accelerate import Accelerator
-from dalle2_pytorch import Decoder, DiffusionPrior, DiffusionPriorNetwork, Unet
+from dalle2_pytorch import CLIP, DALLE2, Decoder, DiffusionPrior, DiffusionPriorNetwork, Unet
 from dalle2_pytorch.trainer import DecoderTrainer, DiffusionPriorTrainer
 
 
@@ -25,7 +25,7 @@ def stored_text(spec: dict, generator: torch.Generator) -> tuple[torch.Tensor, t
     return z_txt, states * (torch.arange(spec["context"]) < lengths[:, None])[..., None]
 
 
-def make_prior(spec: dict, timesteps: int = 1000, clip=None) -> DiffusionPrior:
+def make_prior(spec: dict, clip: CLIP | None = None, steps: int | None = None) -> DiffusionPrior:
     """The diffusion prior of the README, of the depth asked for."""
     network = DiffusionPriorNetwork(
         dim=spec["dim"],
@@ -33,13 +33,12 @@ def make_prior(spec: dict, timesteps: int = 1000, clip=None) -> DiffusionPrior:
         dim_head=64,
         heads=spec["dim"] // 64,
         max_text_len=spec["context"],
-        num_timesteps=timesteps,
+        num_timesteps=1000,
     )
     where = {"clip": clip} if clip is not None else {"image_embed_dim": spec["dim"]}
     return DiffusionPrior(
         net=network,
-        timesteps=timesteps,
-        sample_timesteps=spec.get("prior_steps"),
+        sample_timesteps=steps,
         text_cond_drop_prob=0.1,
         image_cond_drop_prob=0.1,
         **where,
@@ -95,7 +94,55 @@ def decoder_update(spec: dict):
     return update, decoder.unets[0]
 
 
-WORK = {"prior": prior_update, "decoder": decoder_update}
+def counted(network: torch.nn.Module, rows: dict[str, int], name: str) -> torch.nn.Module:
+    """The network, whose forward adds the rows that it is given to those of its name."""
+    forward = network.forward
+
+    def count(x: torch.Tensor, *args, **kwargs):
+        rows[name] = rows.get(name, 0) + len(x)
+        return forward(x, *args, **kwargs)
+
+    network.forward = count
+    return network
+
+
+def drawing(spec: dict):
+    """Pictures of captions through DALLE2, and its networks; rows goes with the answers."""
+    clip = CLIP(
+        dim_text=spec["dim"],
+        dim_image=spec["dim"],
+        dim_latent=spec["dim"],
+        num_text_tokens=49408,
+        text_enc_depth=spec["text_depth"],
+        text_seq_len=spec["context"],
+        text_heads=spec["dim"] // 64,
+        visual_enc_depth=1,
+        visual_heads=spec["dim"] // 64,
+    )
+    # its DDIM takes one step less in the prior than it is asked for
+    prior = make_prior(spec, clip, spec["steps"]["prior"] + 1)
+    decoder = Decoder(
+        unet=(
+            make_unet(spec, spec["unet_dim"], spec["dim_mults"], with_text=True),
+            make_unet(spec, spec["upsampler_dim"], spec["upsampler_mults"], with_text=False),
+        ),
+        image_sizes=(spec["size"], 4 * spec["size"]),
+        clip=clip,
+        sample_timesteps=(spec["steps"]["decoder"], spec["steps"]["upsampler"]),
+    )
+    model = DALLE2(prior=prior, decoder=decoder).eval()
+    networks = {"prior": prior.net, "decoder": decoder.unets[0], "upsampler": decoder.unets[1]}
+    for name, network in networks.items():
+        counted(network, spec.setdefault("rows", {}), name)
+
+    def draw() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=spec["precision"] == "bf16"):
+            model(spec["captions"], cond_scale=(2.0, 1.0), prior_cond_scale=2.0)
+
+    return draw, torch.nn.ModuleList(networks.values())
+
+
+WORK = {"prior": prior_update, "decoder": decoder_update, "drawing": drawing}
 
 
 def main() -> None:
@@ -112,7 +159,8 @@ def main() -> None:
         start = time.perf_counter()
         for _ in range(int(line)):
             work()
-        answers.write(json.dumps({"seconds": time.perf_counter() - start}) + "\n")
+        answer = {"seconds": time.perf_counter() - start, "rows": spec.get("rows")}
+        answers.write(json.dumps(answer) + "\n")
 
 
 if __name__ == "__main__":

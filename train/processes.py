@@ -40,13 +40,13 @@ def place(
     network: nn.Module, config: OptimizerConfig, accelerator: Accelerator
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """The network and its optimizer where they will run: in shards, or whole in every process."""
-    fused = accelerator.device.type == "cuda" or None
     if wants_shards(accelerator.num_processes):
+        fused = accelerator.device.type == "cuda" or None
         network = shard(network)
         optimizer = make_optimizer(network, config, fused)
         return network, accelerator.prepare_optimizer(optimizer)
     network = network.to(memory_format=torch.channels_last)
-    return accelerator.prepare(network, make_optimizer(network, config, fused))
+    return accelerator.prepare(network, make_optimizer(network, config, fused=True))
 
 
 class Agreement:
