@@ -5,7 +5,8 @@ from __future__ import annotations
 PEER = "dalle2-pytorch"
 CONTEXT = 77
 
-# dim: of the embeddings and the text states. By the name of one of our sides: decoder, upsampler.
+# dim: of the embeddings and the text states. ours: decoder and upsampler by the side's name, which
+# tells their stems: on cells of p x p pixels the same parameters take fewer operations.
 SIZES = {
     "full": {
         "dim": 512,
@@ -27,6 +28,10 @@ SIZES = {
                     "channels": (128, 256, 512),
                     "attention_levels": (False, True, True),
                 },
+                {"stem": 4, "channels": (96, 160, 224), "num_blocks": 2, "prediction": "x_0"},
+            ),
+            "ours, stems 4 and 4": (
+                {"stem": 4, "channels": (256, 480), "attention_levels": (True, True)},
                 {"stem": 4, "channels": (96, 160, 224), "num_blocks": 2, "prediction": "x_0"},
             ),
         },

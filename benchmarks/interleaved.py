@@ -83,15 +83,22 @@ def take_turns(sides: dict[str, Work], rounds: int, times: int) -> dict[str, lis
 
 
 def compare(seconds: dict[str, list[float]], peer: str) -> dict[str, dict]:
-    """Medians, and how many times as fast as the peer every other side is, in the same rounds."""
-    report = {"seconds": {name: statistics.median(found) for name, found in seconds.items()}}
+    """Medians and least seconds of every side, and how many times as fast as the peer each is.
+
+    median, least, largest: of the ratios within a round. best: of the least seconds of both, which
+    other work on the machine disturbs less.
+    """
+    report = {
+        "seconds": {name: statistics.median(found) for name, found in seconds.items()},
+        "least_seconds": {name: min(found) for name, found in seconds.items()},
+    }
     for name, found in seconds.items():
         if peer in seconds and name != peer:
             ratios = sorted(b / a for a, b in zip(found, seconds[peer], strict=True))
-            middle = statistics.median(ratios)
             report.setdefault("times_as_fast", {})[name] = {
-                "median": middle,
+                "median": statistics.median(ratios),
                 "least": ratios[0],
                 "largest": ratios[-1],
+                "best": min(seconds[peer]) / min(found),
             }
     return report

@@ -16,7 +16,7 @@ from unclip_sample.prompts import is_shared, own_share
 from unclip_sample.records import record_of
 from unclip_sample.request import Request, RequestError, read_request
 from unclip_sample.running import exit_status
-from unclip_sample.words import Parser, count, seed
+from unclip_sample.words import Parser, count, seed, side
 
 EXAMPLES = """examples:
   unclip-sample --prompt "a red apple, noto style"
@@ -34,7 +34,6 @@ EXAMPLES = """examples:
 Image i is drawn with seed + i, and comes out the same alone or beside others. STEPS are a number,
 fast27, or ddimN (ddim15: the paper's list for the last upsampler).
 """
-SIZES = (64, 256, 512, 1024, 2048, 4096)  # those above a model's largest for --upscale
 OFFLOADS = ("model", "sequential", "group")
 DTYPES = ("float32", "bfloat16", "float16")
 BATCH_SIZE = 1  # sums in a larger batch may be rounded otherwise, by a level here and there
@@ -76,7 +75,7 @@ def add_subject(group: argparse._ArgumentGroup) -> None:
         help="draw N, keep the --num-images that CLIP ranks first",
     )
     group.add_argument("--seed", type=seed, metavar="N", help="of the first; drawn unless given")
-    group.add_argument("--size", type=int, choices=SIZES, help="pixels a side; the model's largest")
+    group.add_argument("--size", type=side, metavar="PIXELS", help="a side; the model's largest")
 
 
 def add_machine(group: argparse._ArgumentGroup) -> None:

@@ -48,6 +48,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def side(text: str) -> int:
+    """Pixels a side of a picture; which of them a model draws, the model says."""
+    if not re.fullmatch("[0-9]{1,4}", text) or int(text) % 8 or not 8 <= int(text) <= 4096:
+        raise argparse.ArgumentTypeError(f"give a multiple of 8 from 8 to 4096, not {text!r}")
+    return int(text)
+
+
 def seed(text: str) -> int:
     """A whole number from 0 to 2^62, which leaves room for the seeds after it."""
     if not re.fullmatch("[0-9]{1,19}", text) or int(text) > 2**62:

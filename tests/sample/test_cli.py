@@ -132,6 +132,11 @@ def test_without_metadata_there_is_none(sample):
     assert code == 2 and "--from" in err and err.count("\n") == 1
 
 
+def test_any_size_that_the_model_draws(sample):
+    assert sample(*RED, "--size", 128, "--output", "a.png")[0] == 0
+    assert Image.open("a.png").size == (128, 128)
+
+
 def test_another_model_is_warned_of(sample, tiny_model, tmp_path):
     sample(*RED, "--size", 64, "--seed", 1, "--output", "a.png")
     other = tmp_path / "other"

@@ -113,3 +113,22 @@ def test_saved_config_loads_again(tmp_path):
 
 def test_schemas_cover_the_stages():
     assert set(SCHEMAS) == {"clip", "prior", "decoder", "upsampler", "assemble"}
+
+
+def test_icons_fit_each_other():
+    """Sizes that no other family has: 32 pixels, and then 128."""
+    import torch
+
+    clip, prior, decoder, upsampler = (
+        load_config(stage_of(name), f"icons/{name}")
+        for name in ("clip", "prior", "decoder", "upsampler_256")
+    )
+    text, width = clip.network["text"], clip.network["projection_dim"]
+    assert text["hidden_size"] == width  # the prior asks for it
+    seen = {"embedding_dim": width, "context": text["max_position_embeddings"]}
+    with torch.device("meta"):
+        build_network(Prior, prior.network, **seen)
+        drawn = build_network(Decoder, decoder.network, size=decoder.data.size, **seen)
+        enlarged = build_network(Upsampler, upsampler.network)
+    assert 4 * drawn.config.size == enlarged.config.size == upsampler.data.size == 128
+    assert decoder.network["z_img_scale"] == pytest.approx(width**0.5, abs=1e-3)
