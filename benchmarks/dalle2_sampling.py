@@ -61,7 +61,7 @@ def make_pipeline(sizes: dict, decoder: dict, upsampler: dict, precision: str) -
     }
     for stage, network in networks.items():
         network.eval().to(memory_format=torch.channels_last)
-        if stage != "prior":  # which the pipeline runs in full precision
+        if stage != "prior" and dtype != torch.float32:  # the prior runs in full precision
             network.to(dtype)
     clip = make_clip(dim, sizes["peer"]["text_depth"])
     pipeline = UnCLIPPipeline.from_stages(
