@@ -56,7 +56,9 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor
         number, key = name.split(".", 1)
         parameter = parameters[int(number)]
         if tensor.shape == parameter.shape and tensor.ndim:
-            tensor = like(tensor, parameter)
+            # as the parameter lies in memory: a fused kernel goes through both by their addresses
+            blank = torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False)
+            tensor = blank.copy_(like(tensor, parameter))
         state.setdefault(int(number), {})[key] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
