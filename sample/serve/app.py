@@ -38,6 +38,7 @@ PAGE = {
     "page.css": "text/css; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
     "api.js": "text/javascript; charset=utf-8",
+    "history.js": "text/javascript; charset=utf-8",
     "brush.js": "text/javascript; charset=utf-8",
     "png.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",

@@ -87,6 +87,12 @@ def png(picture: Image.Image) -> bytes:
 
 
 @pytest.fixture(scope="session")
+def make_pipe():
+    """Make a tiny pipeline."""
+    return new_pipe
+
+
+@pytest.fixture(scope="session")
 def pipe():
     """A tiny pipeline that no server has."""
     return new_pipe()
