@@ -1,4 +1,4 @@
-"""What batches are worth to unclip-serve: rows of each stage, and pictures a second by many clients.
+"""What batches are worth to unclip-serve: by stage, and in pictures a second for many clients.
 
     python benchmarks/serving.py stages
     python benchmarks/serving.py clients
@@ -15,9 +15,12 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 CAPTIONS = ("a red apple", "a rocket", "a smiling face with sunglasses", "a fish", "a yellow star")
+LARGEST = {"prior": 16, "decoder": 16, "upsampler_256": 8, "upsampler_1024": 4}
+PART = 5  # of the decoder's steps, which take equally long
 
 
 def main() -> None:
@@ -43,30 +46,34 @@ def time_stages(num_runs: int) -> None:
 
     pipe = UnCLIPPipeline.from_pretrained()
     pipe.set_progress_bar_config(disable=True)
-    steps = pipe.config.default_steps
-    largest = {"prior": 16, "decoder": 16, "upsampler_256": 8, "upsampler_1024": 4}
     print(f"{torch.get_num_threads()} threads; seconds a picture, median of {num_runs}")
-    print("pictures  " + "  ".join(f"{stage:>14}" for stage in largest))
+    print("pictures  " + "  ".join(f"{stage:>14}" for stage in LARGEST))
     for count in (1, 2, 4, 8, 16):
-        text, seeds = pipe.encode(["a red apple"]).expand(count), list(range(count))
-        z_img = pipe.sample_prior(text, seeds, steps=1)
-        small = {side: torch.rand(count, 3, side, side) * 2 - 1 for side in (64, 256)}
-        part = 5  # of the decoder's steps, which take equally long
-        work = {
-            "prior": lambda: pipe.sample_prior(text, seeds),
-            "decoder": lambda: pipe.sample_decoder(z_img, text, seeds, steps=part),
-            "upsampler_256": lambda: pipe.upsample(small[64], seeds, "upsampler_256"),
-            "upsampler_1024": lambda: pipe.upsample(small[256], seeds, "upsampler_1024"),
-        }
-        row = []
-        for stage, run in work.items():
-            if count > largest[stage]:
-                row.append(" " * 14)
-                continue
-            share = steps[stage] / part if stage == "decoder" else 1
+        row = seconds_a_picture(pipe, count, num_runs)
+        print(f"{count:8}  " + "  ".join(row.get(stage, " " * 14) for stage in LARGEST), flush=True)
+
+
+def seconds_a_picture(pipe, count: int, num_runs: int) -> dict[str, str]:
+    """The time of each stage for a batch, where so large a one is tried."""
+    import torch
+
+    text, seeds = pipe.encode(["a red apple"]).expand(count), list(range(count))
+    z_img = pipe.sample_prior(text, seeds, steps=1)
+    small = {side: torch.rand(count, 3, side, side) * 2 - 1 for side in (64, 256)}
+    share = pipe.config.default_steps["decoder"] / PART
+    work = {
+        "prior": lambda: pipe.sample_prior(text, seeds),
+        "decoder": lambda: pipe.sample_decoder(z_img, text, seeds, steps=PART),
+        "upsampler_256": lambda: pipe.upsample(small[64], seeds, "upsampler_256"),
+        "upsampler_1024": lambda: pipe.upsample(small[256], seeds, "upsampler_1024"),
+    }
+    found = {}
+    for stage, run in work.items():
+        if count <= LARGEST[stage]:
             seconds = statistics.median(timed(run) for _ in range(num_runs))
-            row.append(f"{seconds * share / count:14.3f}")
-        print(f"{count:8}  " + "  ".join(row), flush=True)
+            seconds *= share if stage == "decoder" else 1
+            found[stage] = f"{seconds / count:14.3f}"
+    return found
 
 
 def timed(run) -> float:
@@ -104,7 +111,7 @@ def serve_and_ask(running: int, clients: int, requests: int, size: int) -> tuple
                 for request in range(requests):
                     prompt = CAPTIONS[(number + request) % len(CAPTIONS)]
                     asked = {"prompt": prompt, "size": f"{size}x{size}", "seed": 100 * number}
-                    waits.append(timed(lambda: client.post(url, json=asked).raise_for_status()))  # noqa: B023
+                    waits.append(timed(partial(client.post, url, json=asked)))
             return waits
 
         try:
