@@ -18,12 +18,13 @@ INSTALL := $(PYTHON_IN_VENV) -m pip install --quiet --disable-pip-version-check 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow lint format wheel clean
+.PHONY: help demo test test-slow test-browser lint format wheel clean
 
 help:
 	@echo 'make demo PROMPT="..."   draw a 1024 x 1024 picture as demo.png (FLAGS="--seed 7" for more)'
 	@echo 'make test                pass the tests (PYTEST_ARGS="tests/diffusion -x" for some)'
 	@echo 'make test-slow           pass the long tests, an hour at most'
+	@echo 'make test-browser        drive the page of unclip-serve in Chromium, a few minutes'
 	@echo 'make lint                check style and format'
 	@echo 'make format              format the code'
 	@echo 'make wheel               build dist/unclip-*.whl'
@@ -65,6 +66,10 @@ $(VENV)/.installed-dev: $(VENV)/.torch setup.cfg pyproject.toml
 	@$(INSTALL) --editable '.[dev]'
 	@touch "$(VENV)/.installed" "$@"
 
+$(VENV)/.installed-browser: $(VENV)/.installed-dev
+	@$(INSTALL) --editable '.[browser]'
+	@touch "$@"
+
 # --- what one does with it -------------------------------------------------------------------
 
 # The prompt goes through the environment, so that no shell reads what stands in it.
@@ -81,6 +86,18 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	@$(PYTHON_IN_VENV) -P -m pytest -m slow $(PYTEST_ARGS)
+
+# SCREENSHOTS=docs leaves pictures of the page there, drawn by the embedded model.
+test-browser: $(VENV)/.installed-browser
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get -qq update && apt-get -qq install -y chromium chromium-driver; \
+	  else \
+	    echo "the page is tried in Chromium: install it and its driver" \
+	      "(apt-get install chromium chromium-driver)" >&2; \
+	    exit 1; \
+	  fi; }
+	@$(PYTHON_IN_VENV) -P -m pytest -m browser $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev
 	@$(PYTHON_IN_VENV) -m ruff check .

@@ -15,7 +15,6 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Form, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
@@ -23,6 +22,7 @@ from unclip import __version__
 from unclip.pipeline.edits import check_region
 from unclip_sample.serve import fields, pictures
 from unclip_sample.serve.answers import Writer
+from unclip_sample.serve.bodies import ErrorBody, ImagesBody
 from unclip_sample.serve.drawing import Easel
 from unclip_sample.serve.engine import Engine
 from unclip_sample.serve.errors import ApiError, error_of, invalid
@@ -153,21 +153,6 @@ class Server:
 START = int(time.time())
 
 
-class ErrorDetail(BaseModel):
-    """What went wrong, in OpenAI's words."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorBody(BaseModel):
-    """The body of every error."""
-
-    error: ErrorDetail
-
-
 ERRORS = {
     400: "A field is wrong; param names it.",
     401: "The API key is missing or wrong.",
@@ -186,7 +171,19 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorBody, "description": ERRORS[status]} for status in statuses}
 
 
-OF_DRAWING = documented(*ERRORS)
+OF_DRAWING = {
+    200: {
+        "model": ImagesBody,
+        "description": "The pictures; with stream, events on the way to them.",
+        "content": {"text/event-stream": {}},
+    },
+    **documented(*ERRORS),
+}
+OF_FILES = {
+    200: {"content": {name: {} for name in pictures.MEDIA_TYPES.values()}},
+    **documented(404),
+}
+OF_METRICS = {200: {"content": {"text/plain": {}}}}
 
 
 def create_app(server: Server) -> FastAPI:
@@ -279,12 +276,12 @@ def add_operations(app: FastAPI, server: Server) -> None:
         }
         return JSONResponse(told, 200 if engine.is_alive else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", responses=OF_METRICS, response_class=Response)
     async def metrics() -> Response:
         """Figures for Prometheus."""
         return Response(server.metrics.text(), media_type="text/plain; version=0.0.4")
 
-    @app.get("/files/{name}", responses=documented(404))
+    @app.get("/files/{name}", responses=OF_FILES, response_class=Response)
     async def file(name: str) -> Response:
         """A picture that an answer linked to."""
         found = await server.run(server.links.get, name)

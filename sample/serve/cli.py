@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 
 from unclip_sample.request import Request, RequestError
@@ -110,6 +111,17 @@ def run(args: argparse.Namespace) -> int:
     print(f"unclip-serve: http://{host}:{number} (stop with Ctrl-C)", flush=True)
     serving.run(sockets)
     return 0
+
+
+def make_app(words: list[str] | None = None):
+    """The ASGI application of words, for servers that start it themselves.
+
+    Without words, those of the environment's UNCLIP_SERVE.
+    """
+    from unclip_sample.serve.app import create_app
+
+    words = shlex.split(os.environ.get("UNCLIP_SERVE", "")) if words is None else words
+    return create_app(make_server(parser().parse_args(words)))
 
 
 def listening(config):
