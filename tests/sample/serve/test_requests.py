@@ -7,6 +7,7 @@ import logging
 import re
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
+from pathlib import Path
 
 import openai
 import pytest
@@ -185,6 +186,23 @@ def test_metrics_and_logs_hold_no_words(running, caplog):
     last = json.loads(lines[-1])
     assert last["path"] == "other" and last["status"] == 404
     assert json.loads(lines[0])["pictures"] == 1 and not any("secret" in line for line in lines)
+
+
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
+def test_the_example_of_the_docs_runs(running, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mask = Image.new("L", (64, 64), "black")
+    mask.paste("white", (0, 0, 64, 20))
+    mask.save("mask.png")
+    page = (Path(__file__).parents[3] / "docs/serving.md").read_text("utf-8")
+    example = re.search(r"```python\n(.*?)```", page, flags=re.DOTALL)[1]
+    example = example.replace("http://127.0.0.1:8000", running.url).replace("1024x1024", "64x64")
+    example = example.replace("stream=True", 'size="256x256", stream=True')
+    names: dict = {}
+    exec(compile(example, "serving.md", "exec"), names)
+    assert len(names["answer"].data) == 4 and names["event"].size == "256x256"
+    with Image.open("apple.png") as apple:
+        assert apple.size == (64, 64)
 
 
 def test_the_page_needs_nobody_else(running):
