@@ -30,7 +30,7 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     "--hide-scrollbars",
 )
-PATIENCE_S = 300 if SCREENSHOTS else 60
+PATIENCE_S = 900 if SCREENSHOTS else 60
 DESK, PHONE = (1280, 900), (390, 844)
 
 
