@@ -63,7 +63,7 @@ class Running:
 def serving(pipe, max_running: int = 8, max_waiting: int = 100, **settings):
     """A server for as long as the context lasts."""
     engine = Engine(pipe, max_running=max_running, max_waiting=max_waiting)
-    server = Server(Easel(pipe, FACTS), engine, Settings(model="tiny", **settings))
+    server = Server(Easel(pipe, FACTS), engine, Settings(**{"model": "tiny", **settings}))
     config = uvicorn.Config(create_app(server), port=0, log_config=None, access_log=False)
     listener = config.bind_socket()
     listening = uvicorn.Server(config)

@@ -128,7 +128,7 @@ def served(serve, make_pipe):
     pipe = UnCLIPPipeline.from_pretrained() if SCREENSHOTS else make_pipe()
     pipe.set_progress_bar_config(disable=True)
     styles = ("noto style", "twemoji style", "fluent style", "flat style")
-    with serve(pipe, styles=styles) as running:
+    with serve(pipe, styles=styles, model="emoji" if SCREENSHOTS else "tiny") as running:
         yield running
 
 
