@@ -220,6 +220,7 @@ def test_variations_and_the_way_between_two(window):
     page.drawn(4)
     assert page.sides() == [256] * 4 and len(set(page.files(4))) == 4
     page.keep("page-variations")
+    wide = page.find("#stage").rect["width"]
     for tile in page.all("#sheet .tile")[:2]:
         tile.click()
     page.do("between")
@@ -236,6 +237,7 @@ def test_variations_and_the_way_between_two(window):
     page.drawn(5)
     assert page.find("#way-to").text == "a green apple"
     assert len(page.all("#past .tile")) == 15
+    assert page.find("#stage").rect["width"] == wide  # the history scrolls within it
     page.check_quiet()
 
 
