@@ -29,10 +29,13 @@ def count_flops(stage, network: nn.Module, batch: dict, autocast) -> float:
     checkpointed = [m for m in network.modules() if getattr(m, "gradient_checkpointing", False)]
     for module in checkpointed:  # what is made again is no work of the model's
         module.gradient_checkpointing = False
-    counter = FlopCounterMode(display=False)
+    counter, plain = FlopCounterMode(display=False), sdpa_kernel(SDPBackend.MATH)
     try:
-        with forked_random_numbers(network), sdpa_kernel(SDPBackend.MATH), counter, autocast():
-            stage.loss(network, batch, generators)["loss"].backward()
+        with forked_random_numbers(network), autocast():
+            with torch.no_grad():  # what is worked out once and kept is no work of an update
+                stage.loss(network, batch, child_generators(batch["position"], "flops"))
+            with plain, counter:
+                stage.loss(network, batch, generators)["loss"].backward()
     finally:
         network.zero_grad(set_to_none=True)
         for module in checkpointed:
