@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unclip import Decoder, UnCLIPTextProjModel
-from unclip.models.decoder import known_part
+from unclip.models.decoder import Context, known_part
 
 TINY = dict(
     embedding_dim=32, context=12, size=16, channels=(32, 32), num_blocks=1,
@@ -69,6 +69,24 @@ def test_padding_does_not_matter(decoder, text):
     states[:, 5:], tokens[:, 5:] = 100.0, 49
     other = one._replace(text_states=states, tokens=tokens)
     assert torch.allclose(run(decoder, one), run(decoder, other), atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_context_is_read_once(decoder, text):
+    """Its tokens that pad in every caption are left out; what comes out is the same."""
+    captions, z_img, context = text(5, 2), torch.ones(2, 32), Context()
+    for t in (900, 5):
+        x_t = torch.randn(2, 3, 16, 16)
+        expected = decoder(x_t, torch.tensor([t, t]), z_img, captions)
+        found = decoder(x_t, torch.tensor([t, t]), z_img, captions, context=context)
+        assert torch.allclose(found, expected, atol=1e-5)
+    assert context.tokens.shape[1] == 4 + 5 and len(context.keys_and_values) == 4
+    # Whatever is given beside it is not looked at.
+    blind = decoder(x_t, torch.tensor([5, 5]), z_img * torch.nan, text(1, 1), context=context)
+    assert torch.equal(blind, found)
+    decoder.unet.set_attention_slice(1)  # the library's slices know nothing of ours
+    sliced = decoder(x_t, torch.tensor([5, 5]), z_img, captions, context=Context())
+    assert torch.allclose(sliced, expected, atol=1e-5)
 
 
 def test_a_picture_does_not_depend_on_its_batch(decoder, text):

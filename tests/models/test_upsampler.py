@@ -44,6 +44,16 @@ def test_crops_and_whole_pictures(prediction, side, shaken):
     assert not torch.allclose(out, other, atol=1e-3)
 
 
+@pytest.mark.parametrize("prediction", ["eps", "x_0"])
+@torch.no_grad()
+def test_what_is_resized_need_not_be_again(prediction, shaken):
+    upsampler = shaken(Upsampler(**TINY, prediction=prediction))
+    x_t, x_low, t = torch.randn(1, 3, 64, 64), torch.rand(1, 3, 16, 16), torch.tensor([500])
+    resized = upsampler.resized(x_low)
+    expected = upsampler(x_t, t, x_low)
+    assert torch.equal(upsampler(x_t, t, x_low * torch.nan, x_resized=resized), expected)
+
+
 def test_x_0_begins_at_the_resized_small_picture():
     upsampler = Upsampler(**TINY, prediction="x_0", stem=4)
     x_low = torch.rand(1, 3, 16, 16) * 2 - 1

@@ -5,6 +5,8 @@ Shapes: B batch, D CLIP embedding, L tokens, S pixels a side, p stem, E time emb
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from accelerate.utils import align_module_device
@@ -13,10 +15,24 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from unclip.models.clip import TextEncoding
+from unclip.models.layers import KeysAndValues, context_keys_and_values, take_over
 from unclip.models.limits import check_decoder
 from unclip.models.space_to_depth import depth_to_space, space_to_depth
 from unclip.models.text_encoder import TextTransformer
 from unclip.models.text_proj import UnCLIPTextProjModel
+
+
+@dataclass
+class Context:
+    """What the U-Net is told of z_img and captions, the same at every step.
+
+    Made empty and filled by the first forward that is given it.
+    """
+
+    tokens: Tensor | None = None  # [B, P, C]: four of z_img, then those of the caption
+    mask: Tensor | None = None  # [B, P] False where a token pads
+    time: Tensor | None = None  # [B, E], added to the time embedding
+    keys_and_values: list[KeysAndValues] | None = None  # of every attention layer
 
 
 class Decoder(ModelMixin, ConfigMixin):
@@ -111,6 +127,7 @@ class Decoder(ModelMixin, ConfigMixin):
             class_embed_type="identity",
             dropout=dropout,
         )
+        take_over(self.unet)
         if inpainting:
             torch.nn.init.zeros_(self.unet.conv_in.weight[:, 3 * stem**2 :])
 
@@ -147,6 +164,7 @@ class Decoder(ModelMixin, ConfigMixin):
         text: TextEncoding,
         known: Tensor | None = None,
         no_z_img: Tensor | None = None,
+        context: Context | None = None,
     ) -> Tensor:
         """Predict eps or v, and the variance's fraction where it is learned.
 
@@ -158,18 +176,18 @@ class Decoder(ModelMixin, ConfigMixin):
             known: [B, 4, S, S] what known_part gives, for inpainting alone; nothing is known
                 unless it is given.
             no_z_img: [B] True where null_z_img takes the place of z_img, as training asks for.
+            context: an empty one, given with every call about the same z_img and text, has them
+                read once.
 
         Returns:
             [B, 3, S, S], or [B, 6, S, S] with the learned variance in the last three channels.
         """
         if no_z_img is not None:
             z_img = torch.where(no_z_img[:, None], self.null_z_img(len(z_img)), z_img)
-        z_txt, text_states = text.z_txt, text.text_states
-        if self.text_transformer is not None:
-            text_states, z_txt = self.text_transformer(text.tokens, text.text_mask)
-        context, time = self.text_proj(z_img * self.config.z_img_scale, z_txt, text_states)
-        extra_tokens = context.shape[1] - text.text_mask.shape[1]
-        mask = F.pad(text.text_mask, (extra_tokens, 0), value=True)  # [B, 4 + L]
+        if context is None:
+            context = self._read(z_img, text)
+        elif context.tokens is None:
+            vars(context).update(vars(self._remembered(self._read(z_img, text))))
 
         if self.config.inpainting:
             if known is None:
@@ -178,10 +196,38 @@ class Decoder(ModelMixin, ConfigMixin):
         elif known is not None:
             raise ValueError("known: this decoder was not made for inpainting")
         h = space_to_depth(x_t, self.config.stem)  # [B, 3 p p or 7 p p, S / p, S / p]
+        remembered = context.keys_and_values
         h = self.unet(
-            h, t, encoder_hidden_states=context, class_labels=time, attention_mask=mask
+            h,
+            t,
+            encoder_hidden_states=context.tokens,
+            class_labels=context.time,
+            attention_mask=context.mask,
+            cross_attention_kwargs=remembered and {"keys_and_values": remembered},
         ).sample  # [B, 3 p p or 6 p p, S / p, S / p]
         return depth_to_space(h, self.config.stem)  # [B, 3 or 6, S, S]
+
+    def _read(self, z_img: Tensor, text: TextEncoding) -> Context:
+        """z_img [B, D] and captions as context tokens [B, 4 + L, C], with what pads masked."""
+        z_txt, text_states = text.z_txt, text.text_states
+        if self.text_transformer is not None:
+            text_states, z_txt = self.text_transformer(text.tokens, text.text_mask)
+        tokens, time = self.text_proj(z_img * self.config.z_img_scale, z_txt, text_states)
+        extra_tokens = tokens.shape[1] - text.text_mask.shape[1]
+        mask = F.pad(text.text_mask, (extra_tokens, 0), value=True)  # [B, 4 + L]
+        return Context(tokens, mask, time)
+
+    def _remembered(self, read: Context) -> Context:
+        """A context with the keys and values of every layer, where the layers can be given them.
+
+        Tokens that pad in every caption are left out: they have no weight in any attention.
+        """
+        used = int(read.mask.any(dim=0).nonzero().max()) + 1
+        tokens, mask = read.tokens[:, :used], read.mask[:, :used]
+        found = context_keys_and_values(self.unet, tokens)
+        if found is None:
+            return read
+        return Context(tokens, None if mask.all() else mask, read.time, found)
 
 
 def known_part(x_0: Tensor, mask: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from diffusers import ConfigMixin, ModelMixin, UNet2DModel
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
+from unclip.models.layers import take_over
 from unclip.models.limits import check_upsampler
 from unclip.models.space_to_depth import depth_to_space, space_to_depth
 
@@ -83,8 +84,9 @@ class Upsampler(ModelMixin, ConfigMixin):
         )
         self.unet = unet()
         self.unet_last = unet() if separate_last_step else None
-        for network in (self.unet, self.unet_last):
-            if prediction == "x_0" and network is not None:  # begin at the resized small picture
+        for network in filter(None, (self.unet, self.unet_last)):
+            take_over(network)
+            if prediction == "x_0":  # begin at the resized small picture
                 torch.nn.init.zeros_(network.conv_out.weight)
                 torch.nn.init.zeros_(network.conv_out.bias)
 
@@ -94,7 +96,12 @@ class Upsampler(ModelMixin, ConfigMixin):
         return self.config.stem * 2 ** (len(self.config.channels) - 1)
 
     def forward(
-        self, x_t: Tensor, t: Tensor, x_low: Tensor, noise_level: Tensor | None = None
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        x_low: Tensor,
+        noise_level: Tensor | None = None,
+        x_resized: Tensor | None = None,
     ) -> Tensor:
         """Predict eps, v or x_0, as configured.
 
@@ -103,17 +110,23 @@ class Upsampler(ModelMixin, ConfigMixin):
             t: [B] or a single timestep, in 0 .. T-1.
             x_low: [B, 3, S/4, S/4] small pictures in [-1, 1].
             noise_level: [B] timestep up to which x_low was noised, for networks trained so.
+            x_resized: [B, 3, S, S] what resized(x_low) gave, so that steps need not repeat it.
 
         Returns:
             [B, 3, S, S].
         """
-        x_resized = resize(x_low, x_t.shape[-1], self.config.clamp_resized)  # [B, 3, S, S]
+        if x_resized is None:
+            x_resized = self.resized(x_low)  # [B, 3, S, S]
         h = space_to_depth(torch.cat([x_t, x_resized], dim=1), self.config.stem)
         if self.config.noise_conditioning and noise_level is None:
             noise_level = torch.zeros(len(x_t), dtype=torch.long, device=x_t.device)
         h = self._output(h, t, noise_level)  # [B, 3 p p, S / p, S / p]
         prediction = depth_to_space(h, self.config.stem)  # [B, 3, S, S]
         return x_resized + prediction if self.config.prediction == "x_0" else prediction
+
+    def resized(self, x_low: Tensor) -> Tensor:
+        """Small pictures [B, 3, S/4, S/4] as the network sees them, [B, 3, S, S]."""
+        return resize(x_low, 4 * x_low.shape[-1], self.config.clamp_resized)
 
     def _output(self, h: Tensor, t: Tensor, noise_level: Tensor | None) -> Tensor:
         """What the U-Net says of h, and at t = 0 the one for the last step where there is one."""

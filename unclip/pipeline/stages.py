@@ -24,6 +24,7 @@ from unclip.diffusion.sampling import denoise
 from unclip.diffusion.tiles import tile_starts, tiled
 from unclip.diffusion.timesteps import Steps
 from unclip.models.clip import CLIP, TextEncoding
+from unclip.models.decoder import Context
 from unclip.models.prior_transformer import Prefix
 
 MAX_CHARACTERS_PER_TOKEN = 100  # of a caption too long to be counted to its end
@@ -187,12 +188,19 @@ def decoder_predictor(
     rows = TextEncoding.cat(branches(text, negative, guidance_scale))
 
     known = [] if stage.known is None else branches(*[stage.known.to(**place)] * 2, guidance_scale)
-    known = [torch.cat(known)] if known else []
+    known = torch.cat(known) if known else None
+    contexts: dict[int, Context] = {}  # by the number of rows: one branch, or both
 
     def predict(x_t: Tensor, t: Tensor) -> Tensor:
         used = slice(len(x_t))  # without guidance, the conditional branch alone
-        told = [part[used] for part in known]
-        return decoder(x_t.to(decoder.dtype), t, embeddings[used], rows.select(used), *told)
+        return decoder(
+            x_t.to(decoder.dtype),
+            t,
+            embeddings[used],
+            rows.select(used),
+            known=None if known is None else known[used],
+            context=contexts.setdefault(len(x_t), Context()),
+        )
 
     return guided(stage, predict, guidance_scale)
 
@@ -213,12 +221,17 @@ def upsample(
     x_low = x_low.to(stage.device, upsampler.dtype)
     height, width = (4 * side for side in x_low.shape[-2:])
 
+    resized: dict[tuple[int, ...], Tensor] = {}  # by tile; the same at every step
+
     def predict_tile(x_t: Tensor, t: Tensor, tile: tuple[slice, ...]) -> Tensor:
         rows, columns = (slice(side.start // 4, side.stop // 4) for side in tile)
-        return upsampler(x_t.to(upsampler.dtype), t, x_low[..., rows, columns])
+        part, place = x_low[..., rows, columns], (rows.start, columns.start)
+        if place not in resized:
+            resized[place] = upsampler.resized(part)
+        return upsampler(x_t.to(upsampler.dtype), t, part, x_resized=resized[place])
 
     def predict(x_t: Tensor, t: Tensor) -> Tensor:
-        return upsampler(x_t.to(upsampler.dtype), t, x_low)
+        return predict_tile(x_t, t, (slice(0, height), slice(0, width)))
 
     if tile_size is not None and tile_size < width:
         starts = tile_starts(width, tile_size, tile_overlap, math.lcm(4, upsampler.multiple))

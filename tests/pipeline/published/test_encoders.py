@@ -99,7 +99,7 @@ def test_networks_agree_in_half_precision(karlo, dtype):
     theirs = unet(
         x_t, t, encoder_hidden_states=context, class_labels=time, attention_mask=mask
     ).sample
-    tolerance = 1e-4 if dtype == torch.float32 else 1e-2
+    tolerance = 1e-4 if dtype == torch.float32 else 2e-2  # bfloat16 rounds by 4e-3, in each layer
     difference = ours.decoder(x_t, t, z_img, text) - theirs
     assert difference.abs().max() < tolerance * theirs.abs().max()
     x_large = torch.randn(2, 3, 32, 32).to(dtype)
