@@ -60,6 +60,7 @@ class Decoder(ModelMixin, ConfigMixin):
         text_states_dim: width of CLIP's text states, when it is not D.
         inpainting: whether it also sees the known part of a picture, in four more channels whose
             weights begin at zero (GLIDE, section 5.1).
+        norm_groups: groups of the normalisation; divides all channels.
         schedule, num_train_timesteps: the diffusion it is trained for.
 
     Raises:
@@ -87,11 +88,14 @@ class Decoder(ModelMixin, ConfigMixin):
         text_encoder: dict | None = None,
         text_states_dim: int | None = None,
         inpainting: bool = False,
+        norm_groups: int = 32,
         schedule: str = "cosine",
         num_train_timesteps: int = 1000,
     ):
         super().__init__()
-        check_decoder(size, stem, channels, attention_levels, head_dim, context, prediction)
+        check_decoder(
+            size, stem, channels, attention_levels, head_dim, context, prediction, norm_groups
+        )
         self.text_transformer = TextTransformer(**text_encoder) if text_encoder else None
         states_dim = self.text_transformer.config.width if text_encoder else text_states_dim
         self.text_proj = UnCLIPTextProjModel(
@@ -126,6 +130,7 @@ class Decoder(ModelMixin, ConfigMixin):
             resnet_time_scale_shift="scale_shift",
             class_embed_type="identity",
             dropout=dropout,
+            norm_num_groups=norm_groups,
         )
         take_over(self.unet)
         if inpainting:
@@ -187,7 +192,7 @@ class Decoder(ModelMixin, ConfigMixin):
         if context is None:
             context = self._read(z_img, text)
         elif context.tokens is None:
-            vars(context).update(vars(self._remembered(self._read(z_img, text))))
+            self._remember(context, self._read(z_img, text))
 
         if self.config.inpainting:
             if known is None:
@@ -217,17 +222,19 @@ class Decoder(ModelMixin, ConfigMixin):
         mask = F.pad(text.text_mask, (extra_tokens, 0), value=True)  # [B, 4 + L]
         return Context(tokens, mask, time)
 
-    def _remembered(self, read: Context) -> Context:
-        """A context with the keys and values of every layer, where the layers can be given them.
+    def _remember(self, context: Context, read: Context) -> None:
+        """Fill a context with what was read, and with every layer's keys and values of it.
 
-        Tokens that pad in every caption are left out: they have no weight in any attention.
+        Tokens that pad in every caption are left out: they have no weight in any attention. Where
+        the layers cannot be given keys and values they see all tokens, as the library wants it.
         """
         used = int(read.mask.any(dim=0).nonzero().max()) + 1
-        tokens, mask = read.tokens[:, :used], read.mask[:, :used]
-        found = context_keys_and_values(self.unet, tokens)
-        if found is None:
-            return read
-        return Context(tokens, None if mask.all() else mask, read.time, found)
+        found = context_keys_and_values(self.unet, read.tokens[:, :used])
+        used = read.tokens.shape[1] if found is None else used
+        mask = read.mask[:, :used]
+        context.tokens, context.time = read.tokens[:, :used], read.time
+        context.mask = None if found is not None and mask.all() else mask
+        context.keys_and_values = found
 
 
 def known_part(x_0: Tensor, mask: Tensor) -> Tensor:

@@ -24,12 +24,13 @@ def check_decoder(
     head_dim: int,
     context: int,
     prediction: str,
+    norm_groups: int = 32,
 ) -> None:
     """Refuse arguments that would fail late or give silently wrong attention."""
     if prediction not in ("eps", "v"):
         raise ValueError(f"prediction must be 'eps' or 'v', not {prediction!r}")
-    check_positive(size=size, stem=stem, head_dim=head_dim)
-    check_channels(channels)
+    check_positive(size=size, stem=stem, head_dim=head_dim, norm_groups=norm_groups)
+    check_channels(channels, norm_groups)
     if len(attention_levels) != len(channels):
         raise ValueError(
             f"attention_levels has {len(attention_levels)} entries for {len(channels)} channels"
@@ -57,17 +58,17 @@ def check_upsampler(
     if prediction not in ("eps", "v", "x_0"):
         raise ValueError(f"prediction must be 'eps', 'v' or 'x_0', not {prediction!r}")
     check_positive(size=size, stem=stem, norm_groups=norm_groups)
-    check_channels(channels)
+    check_channels(channels, norm_groups)
     if stem > STEM_OF_NOISE and prediction != "x_0":
         raise ValueError(f"stem {stem} needs prediction 'x_0', not {prediction!r}")
-    if any(width % norm_groups for width in channels):
-        raise ValueError(f"norm_groups {norm_groups} must divide all channels {tuple(channels)}")
 
 
-def check_channels(channels: Sequence[int]) -> None:
-    """Refuse levels without width, or none at all."""
+def check_channels(channels: Sequence[int], norm_groups: int) -> None:
+    """Refuse levels without width, or none at all, and such as do not part into groups."""
     if not channels or any(width < 1 for width in channels):
         raise ValueError(f"channels must be positive numbers, one a level, not {list(channels)}")
+    if any(width % norm_groups for width in channels):
+        raise ValueError(f"norm_groups {norm_groups} must divide all channels {tuple(channels)}")
 
 
 def check_positive(**sizes: int) -> None:

@@ -149,6 +149,7 @@ def make_decoder(unet: dict[str, Any], projection: dict[str, Any], context: int)
         dropout=unet["dropout"],
         learned_variance=unet["out_channels"] == 2 * unet["in_channels"],
         text_states_dim=projection["text_states_dim"],
+        norm_groups=unet["norm_num_groups"],
     )
 
 
