@@ -1,10 +1,14 @@
 """Settings of single stages, best of n, embeddings and noise handed over, samplers kept."""
 
+import os
+
 import pytest
 import torch
 from diffusers import UniPCMultistepScheduler
+from diffusers.models.attention_processor import Attention
 
 from unclip import StageSettings, UnCLIPPipeline
+from unclip.models.layers import ResidualBlock
 
 CAPTION = "a red apple"
 
@@ -125,10 +129,20 @@ def test_misspelt_settings_come_with_advice(pipe, wrong):
         pipe(CAPTION, stages=wrong)
 
 
-def test_networks_are_compiled_in_place(own_pipe, monkeypatch):
+def test_layers_are_compiled_in_place(own_pipe, monkeypatch, tmp_path):
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda f, **settings: compiled.append(settings) or f)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     exact = draw(own_pipe)
     own_pipe.compile_networks(mode="reduce-overhead")
-    assert compiled == [{"mode": "reduce-overhead"}] * 4
+    layers = [
+        module
+        for stage in ("decoder", "upsampler_256", "upsampler_1024")
+        for module in own_pipe.components[stage].modules()
+        if isinstance(module, ResidualBlock | Attention)
+    ]
+    assert compiled == [{"dynamic": False, "mode": "reduce-overhead"}] * len(layers)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "unclip" / "compiled")
     assert torch.equal(draw(own_pipe), exact)

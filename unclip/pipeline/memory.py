@@ -16,6 +16,7 @@ from diffusers.hooks import apply_group_offloading
 from diffusers.utils.torch_utils import get_device
 from torch import nn
 
+from unclip.models.layers import compile_layers
 from unclip.pipeline.arguments import STAGES
 
 
@@ -79,10 +80,15 @@ class Memory:
                     part.set_attention_slice(slice_size)
 
     def compile_networks(self, **settings: Any) -> None:
-        """Compile the networks of the stages in place; settings are those of torch.compile."""
-        for stage in STAGES:
+        """Compile the layers of the decoder and the upsamplers, in place, for many pictures.
+
+        The first picture waits for it. What was compiled stays in the user's cache folder, or in
+        TORCHINDUCTOR_CACHE_DIR, for the next process. settings: those of torch.compile.
+        """
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache() / "compiled"))
+        for stage in STAGES[1:]:
             if self.components[stage] is not None:
-                self.components[stage].compile(**settings)
+                compile_layers(self.components[stage], **{"dynamic": False, **settings})
 
     def networks(self) -> list[nn.Module]:
         """CLIP and the networks of the stages that this model has."""
@@ -130,3 +136,8 @@ def split_move(args: tuple, kwargs: dict) -> tuple[torch.device | None, torch.dt
     if dtype is not None:
         check_dtype(dtype)
     return None if device is None else torch.device(device), dtype
+
+
+def user_cache() -> Path:
+    """Where this user keeps what can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unclip"
