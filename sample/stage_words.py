@@ -21,6 +21,7 @@ def add_words(group: argparse._ArgumentGroup) -> None:
         "--guidance-rescale", type=words.share, metavar="X", help="back to the spread; 0.7 is usual"
     )
     add("--dynamic-threshold", type=words.percentile, metavar="X", help="Imagen's; 0.995 is usual")
+    add("--reuse", type=words.count, metavar="N", help="decoder: deep levels in every Nth step")
     add("--steps", type=words.steps, help="of the decoder")
     add("--prior-steps", type=words.steps, metavar="STEPS", help="of the prior")
     pair = "STEPS[,STEPS]"
@@ -64,6 +65,7 @@ def stage_settings(args: argparse.Namespace, record: dict[str, Any]) -> dict[str
         "guidance_interval": args.guidance_interval,
         "guidance_rescale": args.guidance_rescale,
         "dynamic_threshold": args.dynamic_threshold,
+        "reuse": args.reuse,
     }
     found: dict[str, dict[str, Any]] = {}
     for name, value in decoder.items():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from unclip import Decoder, UnCLIPTextProjModel
 from unclip.models.decoder import Context, known_part
@@ -87,6 +88,28 @@ def test_a_context_is_read_once(decoder, text):
     decoder.unet.set_attention_slice(1)  # the library's slices know nothing of ours
     sliced = decoder(x_t, torch.tensor([5, 5]), z_img, captions, context=Context())
     assert torch.allclose(sliced, expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_deep_levels_may_be_kept_for_the_next_steps(text, shaken):
+    """Where nothing has changed they are exact; where it has, every third call runs them again."""
+    decoder, captions, z_img = shaken(Decoder(**TINY)), text(5), torch.ones(1, 32)
+    x_t, other = torch.randn(2, 1, 3, 16, 16)
+    early, late = torch.tensor([700]), torch.tensor([300])
+    context = Context(reuse=3)
+    exact = decoder(x_t, early, z_img, captions)
+    for _ in range(3):
+        found = decoder(x_t, early, z_img, captions, context=context)
+        assert torch.allclose(found, exact, atol=1e-5)
+    exact = decoder(other, late, z_img, captions)
+    with FlopCounterMode(display=False) as whole:
+        found = decoder(other, late, z_img, captions, context=context)
+    assert torch.allclose(found, exact, atol=1e-5)
+    with FlopCounterMode(display=False) as outer:
+        found = decoder(x_t, early, z_img, captions, context=context)
+    assert not torch.allclose(found, decoder(x_t, early, z_img, captions), atol=1e-4)
+    assert outer.get_total_flops() < 0.8 * whole.get_total_flops()
+    assert not decoder.unet.up_blocks[-1]._forward_pre_hooks
 
 
 def test_a_picture_does_not_depend_on_its_batch(decoder, text):

@@ -146,3 +146,18 @@ def test_layers_are_compiled_in_place(own_pipe, monkeypatch, tmp_path):
     assert compiled == [{"dynamic": False, "mode": "reduce-overhead"}] * len(layers)
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "unclip" / "compiled")
     assert torch.equal(draw(own_pipe), exact)
+
+
+def test_a_decoder_may_keep_its_deep_levels(pipe):
+    exact = draw(pipe)
+    output = pipe(CAPTION, size=64, seeds=7, output_type="pt", stages={"decoder": {"reuse": 3}})
+    assert output.settings["reuse"] == {"decoder": 3}
+    assert not torch.equal(output.images, exact)
+    assert (output.images - exact).abs().mean() < 0.2
+    assert torch.equal(draw(pipe, stages={"decoder": {"reuse": 1}}), exact)
+
+
+def test_a_decoder_that_attends_at_once_has_no_deep_levels_to_keep(make_pipe):
+    pipe = make_pipe({"attention_levels": (True, True), "context_dim": 32})
+    with pytest.raises(ValueError, match="reuse.*attends"):
+        draw(pipe, stages={"decoder": {"reuse": 2}})

@@ -5,7 +5,6 @@ number here; where one must rise, say why in the changelog.
 """
 
 import pytest
-import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 

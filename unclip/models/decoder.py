@@ -17,6 +17,7 @@ from torch import Tensor
 from unclip.models.clip import TextEncoding
 from unclip.models.layers import KeysAndValues, context_keys_and_values, take_over
 from unclip.models.limits import check_decoder
+from unclip.models.reuse import outer_pass, whole_pass
 from unclip.models.space_to_depth import depth_to_space, space_to_depth
 from unclip.models.text_encoder import TextTransformer
 from unclip.models.text_proj import UnCLIPTextProjModel
@@ -27,12 +28,18 @@ class Context:
     """What the U-Net is told of z_img and captions, the same at every step.
 
     Made empty and filled by the first forward that is given it.
+
+    Args:
+        reuse: steps of which the first alone runs all levels; see unclip.models.reuse.
     """
 
+    reuse: int = 1
+    num_calls: int = 0
     tokens: Tensor | None = None  # [B, P, C]: four of z_img, then those of the caption
     mask: Tensor | None = None  # [B, P] False where a token pads
     time: Tensor | None = None  # [B, E], added to the time embedding
     keys_and_values: list[KeysAndValues] | None = None  # of every attention layer
+    from_below: Tensor | None = None  # [B, C', h, w], see unclip.models.reuse
 
 
 class Decoder(ModelMixin, ConfigMixin):
@@ -201,16 +208,24 @@ class Decoder(ModelMixin, ConfigMixin):
         elif known is not None:
             raise ValueError("known: this decoder was not made for inpainting")
         h = space_to_depth(x_t, self.config.stem)  # [B, 3 p p or 7 p p, S / p, S / p]
-        remembered = context.keys_and_values
-        h = self.unet(
-            h,
-            t,
-            encoder_hidden_states=context.tokens,
-            class_labels=context.time,
-            attention_mask=context.mask,
-            cross_attention_kwargs=remembered and {"keys_and_values": remembered},
-        ).sample  # [B, 3 p p or 6 p p, S / p, S / p]
+        h = self._predict(h, t, context)  # [B, 3 p p or 6 p p, S / p, S / p]
         return depth_to_space(h, self.config.stem)  # [B, 3 or 6, S, S]
+
+    def _predict(self, h: Tensor, t: Tensor, context: Context) -> Tensor:
+        """What the U-Net says of h [B, C, S / p, S / p], in so many levels as are due."""
+        is_due, context.num_calls = context.num_calls % context.reuse == 0, context.num_calls + 1
+        if not is_due:
+            return outer_pass(self.unet, h, t, context.time, context.from_below)
+        remembered = context.keys_and_values
+        told = {
+            "encoder_hidden_states": context.tokens,
+            "attention_mask": context.mask,
+            "cross_attention_kwargs": remembered and {"keys_and_values": remembered},
+        }
+        if context.reuse == 1:
+            return self.unet(h, t, class_labels=context.time, **told).sample
+        output, context.from_below = whole_pass(self.unet, h, t, context.time, **told)
+        return output
 
     def _read(self, z_img: Tensor, text: TextEncoding) -> Context:
         """z_img [B, D] and captions as context tokens [B, 4 + L, C], with what pads masked."""
@@ -220,7 +235,7 @@ class Decoder(ModelMixin, ConfigMixin):
         tokens, time = self.text_proj(z_img * self.config.z_img_scale, z_txt, text_states)
         extra_tokens = tokens.shape[1] - text.text_mask.shape[1]
         mask = F.pad(text.text_mask, (extra_tokens, 0), value=True)  # [B, 4 + L]
-        return Context(tokens, mask, time)
+        return Context(tokens=tokens, mask=mask, time=time)
 
     def _remember(self, context: Context, read: Context) -> None:
         """Fill a context with what was read, and with every layer's keys and values of it.

@@ -74,6 +74,8 @@ class Drawing:
         if stage in GUIDED:
             settings["guidance_interval"] = chosen.guidance_interval
             settings["guidance_rescale"] = chosen.guidance_rescale
+        if stage == "decoder":
+            settings["reuse"] = chosen.reuse or 1
         if batch.edit is not None and stage in order.stages:
             network, side = self.components[stage], order.stages[stage]
             settings |= batch.edit.beginning(stage, network, side, seeds)

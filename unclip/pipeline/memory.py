@@ -7,6 +7,8 @@ embedding, CLIP's towers) is brought to the device by hand: see stages.execution
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any, Self
 
 import torch

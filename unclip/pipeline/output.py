@@ -71,7 +71,7 @@ def settings_of(order: Order) -> dict[str, Any]:
         "sampler": {name: sampler_name(one.scheduler) for name, one in chosen.items()},
         "size": order.size,
     }
-    for key in ("guidance_interval", "guidance_rescale", "dynamic_threshold"):
+    for key in ("guidance_interval", "guidance_rescale", "dynamic_threshold", "reuse"):
         own = {name: getattr(one, key) for name, one in chosen.items()}
         own = {name: value for name, value in own.items() if value not in (None, 0)}
         settings |= {key: own} if own else {}

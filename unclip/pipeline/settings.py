@@ -15,6 +15,8 @@ from unclip.pipeline import arguments
 from unclip.pipeline.arguments import GUIDED, STAGES
 from unclip.pipeline.schedulers import chosen_scheduler, thresholded
 
+MAX_REUSE = 10
+
 
 @dataclass(frozen=True)
 class StageSettings:
@@ -29,6 +31,8 @@ class StageSettings:
         guidance_interval: (low, high) timesteps; guidance is used between them alone.
         guidance_rescale: share from 0 to 1 to which guided predictions get back their spread.
         dynamic_threshold: percentile from 0.5 to 1 of Imagen's dynamic thresholding, for pictures.
+        reuse: so many steps of the decoder share the deep levels of its network, an approximation
+            that is quicker (unclip.models.reuse); from 1, which is exact, to 10.
         latents: x_T [B, ...] to begin from, in place of the seeds' noise: [B, D] for the prior,
             or [K, B, D] for K candidates.
     """
@@ -40,6 +44,7 @@ class StageSettings:
     guidance_interval: tuple[float, float] | None = None
     guidance_rescale: float = 0.0
     dynamic_threshold: float | None = None
+    reuse: int | None = None
     latents: Tensor | None = None
 
 
@@ -128,9 +133,23 @@ def check_stage(
     if asked.dynamic_threshold is not None:
         check_threshold(f"{own}.dynamic_threshold", stage, asked.dynamic_threshold)
         scheduler = thresholded(scheduler, float(asked.dynamic_threshold))
+    if asked.reuse is not None:
+        check_reuse(f"{own}.reuse", stage, network, asked.reuse)
     if asked.latents is not None:
         check_latents(f"{own}.latents", asked.latents)
     return replace(asked, guidance_interval=interval, scheduler=scheduler)
+
+
+def check_reuse(argument: str, stage: str, network: Any, value: Any) -> None:
+    """Refuse what is no number of steps, and networks without deep levels to keep."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_REUSE:
+        raise ValueError(
+            f"{argument}: give a number from 1 to {MAX_REUSE}, not {arguments.short(value)}"
+        )
+    if stage != "decoder":
+        raise ValueError(f"{argument}: it is for the decoder alone; leave it out")
+    if value > 1 and network.config.attention_levels[0]:
+        raise ValueError(f"{argument}: this decoder attends at its first level; leave it out")
 
 
 def check_interval(argument: str, value: Any) -> tuple[float, float]:

@@ -41,7 +41,8 @@ class Stage:
     that errors name. x_T [B, ...] is where sampling begins, in place of fresh noise. loop takes
     the place of denoise() where a picture is begun from or kept in part (unclip.diffusion.editing),
     and known [B, 4, S, S] is that part for a decoder that was trained to see it. Guidance is used
-    within guidance_interval and rescaled by guidance_rescale; see unclip.diffusion.guidance.
+    within guidance_interval and rescaled by guidance_rescale; see unclip.diffusion.guidance. reuse
+    is that of unclip.models.decoder.Context.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Stage:
     known: Tensor | None = None
     guidance_interval: tuple[float, float] | None = None
     guidance_rescale: float = 0.0
+    reuse: int = 1
 
     @property
     def device(self) -> torch.device:
@@ -199,7 +201,7 @@ def decoder_predictor(
             embeddings[used],
             rows.select(used),
             known=None if known is None else known[used],
-            context=contexts.setdefault(len(x_t), Context()),
+            context=contexts.setdefault(len(x_t), Context(stage.reuse)),
         )
 
     return guided(stage, predict, guidance_scale)
