@@ -3,6 +3,7 @@
     python benchmarks/embedded.py                     # medians of 5
     python benchmarks/embedded.py --runs 1 --batch 1 2 --dtype bfloat16
     python benchmarks/embedded.py --batch 1 2 4 8 16 32 --plot cost.svg
+    python benchmarks/embedded.py --device cuda --dtype bfloat16 --batch 1 64 --no-cold --compile
 
 Cold: a process of unclip-sample from nothing to the file, its largest resident memory, and what of
 it imports take. Warm: the same in a process that has drawn before, by batch. The floor is the
@@ -38,17 +39,21 @@ IMPORTS = {
 }
 
 
-def matrix_rate(dtype: torch.dtype, size: int = 2048) -> float:
+def matrix_rate(dtype: torch.dtype, device: str) -> float:
     """FLOPs a second of a matrix product, the best of five."""
-    a = torch.randn(size, size).to(dtype)
+    size = 8192 if device == "cuda" else 2048
+    a = torch.randn(size, size, device=device).to(dtype)
     a @ a
     return 2 * size**3 / min(seconds_of(lambda: a @ a) for _ in range(5))
 
 
 def seconds_of(act: Callable[[], object]) -> float:
-    """How long a call takes."""
+    """How long a call takes, a GPU's part included."""
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait()
     start = time.perf_counter()
     act()
+    wait()
     return time.perf_counter() - start
 
 
@@ -111,10 +116,11 @@ def shares(pipe: UnCLIPPipeline) -> dict[str, dict[str, float]]:
                 found[stage]["calls"] += 1
                 found[stage]["gflop"] += counter.get_total_flops() / GIGA
                 return output
-            start = time.perf_counter()
-            output = kept[stage](*args, **kwargs)
-            found[stage]["seconds"] += time.perf_counter() - start
-            return output
+            output: list[torch.Tensor] = []
+            found[stage]["seconds"] += seconds_of(
+                lambda: output.append(kept[stage](*args, **kwargs))
+            )
+            return output[0]
 
         return forward
 
@@ -148,17 +154,19 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-cold", action="store_true", help="leave out the processes")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--plot", type=Path, help="an SVG file to write, of the cost by batch")
     args = parser.parse_args()
     dtype = getattr(torch, args.dtype)
-    pipe = UnCLIPPipeline.from_pretrained(dtype=dtype)
+    pipe = UnCLIPPipeline.from_pretrained(dtype=dtype, device=args.device)
     pipe.set_progress_bar_config(disable=True)
     if args.compile:
         pipe.compile_networks()
     seconds, by_stage = warm(pipe, args.batch, args.runs), shares(pipe)
-    rates = {stage: matrix_rate(torch.float32 if stage == "prior" else dtype) for stage in STAGES}
+    kinds = {stage: torch.float32 if stage == "prior" else dtype for stage in STAGES}
+    rates = {stage: matrix_rate(kind, args.device) for stage, kind in kinds.items()}
     for stage, share in by_stage.items():
         share["floor_seconds"] = share["gflop"] * GIGA / rates[stage]
         share["share_of_floor"] = share["floor_seconds"] / share["seconds"]
