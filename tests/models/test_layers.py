@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
+from diffusers.models.resnet import ResnetBlock2D
 from torch.utils.flop_counter import FlopCounterMode
 
 from unclip.models.layers import (
@@ -12,6 +13,8 @@ from unclip.models.layers import (
     ResidualBlock,
     attention_layers,
     context_keys_and_values,
+    doubled,
+    doubling_pays,
     take_over,
 )
 
@@ -143,3 +146,31 @@ def test_other_processors_and_offloading_remember_nothing():
     del network.mid_block._diffusers_hook
     network.set_attention_slice(1)
     assert context_keys_and_values(network, context) is None
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@torch.no_grad()
+def test_doubling_is_a_convolution_of_repeated_cells(layout):
+    conv = torch.nn.Conv2d(6, 4, 3, padding=1).to(memory_format=layout)
+    x = torch.randn(2, 6, 5, 7).to(memory_format=layout)
+    expected = conv(torch.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+    assert torch.allclose(doubled(conv, x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@torch.no_grad()
+def test_a_block_that_doubles_a_large_grid_is_the_library_s(layout):
+    library = randomize(ResnetBlock2D(in_channels=32, temb_channels=8, up=True))
+    ours = copy.deepcopy(library.to(memory_format=layout))
+    take_over(ours)
+    x, temb = torch.randn(1, 32, 32, 40).to(memory_format=layout), torch.randn(1, 8)
+    assert doubling_pays(ours.conv1, x) and not doubling_pays(ours.conv1, x[..., :8])
+    assert not doubling_pays(ours.conv1, x.bfloat16())
+    kept = x.clone()
+    with FlopCounterMode(display=False) as theirs:
+        expected = library(x, temb)
+    with FlopCounterMode(display=False) as own:
+        found = ours(x, temb)
+    assert torch.allclose(found, expected, atol=1e-5) and torch.equal(x, kept)
+    place = 2 * 32 * 32 * 4 * 32 * 40  # FLOPs of one weight a channel, at every place
+    assert theirs.get_total_flops() - own.get_total_flops() == (9 - 4) * place

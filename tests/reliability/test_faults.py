@@ -79,7 +79,7 @@ def test_r7_no_file_is_written(tiny_model, tmp_path, monkeypatch, capsys):
     from unclip import Decoder
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Decoder, "forward", lambda self, x, t, z, text: x.repeat(1, 2, 1, 1) * NAN)
+    monkeypatch.setattr(Decoder, "forward", lambda self, x, *args, **_: x.repeat(1, 2, 1, 1) * NAN)
     words = ["--model", str(tiny_model), "--prompt", CAPTION, "--output", "a.png"]
     assert cli.main(words) == 1 and os.listdir() == []
     assert "decoder" in capsys.readouterr().err

@@ -22,6 +22,11 @@ from unclip.models.space_to_depth import depth_to_space, space_to_depth
 from unclip.models.text_encoder import TextTransformer
 from unclip.models.text_proj import UnCLIPTextProjModel
 
+BLOCKS = {  # by whether a level attends: the library's names of its blocks down and up
+    False: ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"),
+    True: ("SimpleCrossAttnDownBlock2D", "SimpleCrossAttnUpBlock2D"),
+}
+
 
 @dataclass
 class Context:
@@ -115,20 +120,12 @@ class Decoder(ModelMixin, ConfigMixin):
             self.text_proj.embedding_proj = type(self.text_proj.embedding_proj)(
                 states_dim, channels[0] * 4
             )
-        down = [
-            "SimpleCrossAttnDownBlock2D" if attends else "ResnetDownsampleBlock2D"
-            for attends in attention_levels
-        ]
-        up = [
-            "SimpleCrossAttnUpBlock2D" if attends else "ResnetUpsampleBlock2D"
-            for attends in reversed(attention_levels)
-        ]
         self.unet = UNet2DConditionModel(
             sample_size=size // stem,
             in_channels=(7 if inpainting else 3) * stem**2,
             out_channels=(6 if learned_variance else 3) * stem**2,
-            down_block_types=down,
-            up_block_types=up,
+            down_block_types=[BLOCKS[attends][0] for attends in attention_levels],
+            up_block_types=[BLOCKS[attends][1] for attends in reversed(attention_levels)],
             mid_block_type="UNetMidBlock2DSimpleCrossAttn",
             block_out_channels=channels,
             layers_per_block=num_blocks,
