@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from unclip.models.decoder import Context
 from unclip.models.prior_transformer import Prefix
 from unclip.pipeline import joining
 
@@ -26,6 +27,38 @@ def test_decoder_calls_join_at_different_steps(pipe):
         alone = [pipe.decoder(*call) for call in calls]
     assert [len(x) for x in together] == [1, 2]
     assert all(close(a, b) for a, b in zip(together, alone, strict=True))
+
+
+@pytest.mark.parametrize("sliced", [False, True])
+def test_decoder_calls_join_after_their_captions_are_read(own_pipe, sliced):
+    if sliced:  # then there are no keys and values to join, but tokens
+        own_pipe.decoder.unet.set_attention_slice(1)
+    generator = torch.Generator().manual_seed(1)
+    calls = []
+    with torch.no_grad():
+        for captions in (["a cat", "a far longer one"], ["of"]):
+            rows = len(captions)
+            call = (torch.randn(rows, 3, 64, 64, generator=generator), torch.full((rows,), 7))
+            call += (torch.randn(rows, 32, generator=generator), own_pipe.encode(captions))
+            call += (None, None, Context())
+            assert joining.kind_of(call) is None and joining.portions(call, 1) == [call]
+            own_pipe.decoder(*call)
+            calls.append(call)
+        assert len({joining.kind_of(call) for call in calls}) == 1
+        together = own_pipe.decoder(*joining.joined(calls))
+        for call, output in zip(calls, joining.split(together, calls), strict=True):
+            assert close(own_pipe.decoder(*call), output)
+        portions = joining.portions(joining.joined(calls), 1)
+        parts = [own_pipe.decoder(*portion) for portion in portions]
+        assert len(parts) == 3 and close(torch.cat(parts), together)
+
+
+def test_a_decoder_call_that_keeps_its_deep_levels_runs_alone(pipe):
+    call = (torch.randn(2, 3, 64, 64), torch.tensor([7, 7]), torch.randn(2, 32))
+    call += (pipe.encode(["a", "b"]), None, None, Context(reuse=2))
+    with torch.no_grad():
+        pipe.decoder(*call)
+    assert joining.kind_of(call) is None and joining.portions(call, 1) == [call]
 
 
 def test_prior_calls_join_whatever_the_length_of_their_captions(pipe):

@@ -5,6 +5,7 @@ Shapes: B batch, D CLIP embedding, L tokens, S pixels a side, p stem, E time emb
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +46,45 @@ class Context:
     time: Tensor | None = None  # [B, E], added to the time embedding
     keys_and_values: list[KeysAndValues] | None = None  # of every attention layer
     from_below: Tensor | None = None  # [B, C', h, w], see unclip.models.reuse
+
+    def select(self, rows: slice) -> Context:
+        """Some rows of a filled one, for a single step."""
+        pairs = self.keys_and_values
+        return Context(
+            tokens=self.tokens[rows],
+            mask=None if self.mask is None else self.mask[rows],
+            time=self.time[rows],
+            keys_and_values=pairs and [(keys[rows], values[rows]) for keys, values in pairs],
+        )
+
+    @staticmethod
+    def cat(contexts: Sequence[Context]) -> Context:
+        """Join filled ones along B, for a single step; shorter ones are padded and masked."""
+        lengths = [context.tokens.shape[1] for context in contexts]
+        missing = [max(lengths) - length for length in lengths]
+
+        def padded(members: Sequence[Tensor]) -> Tensor:  # each [B, ..., P, C]
+            return torch.cat(
+                [F.pad(x, (0, 0, 0, n)) for x, n in zip(members, missing, strict=True)]
+            )
+
+        masks = [
+            torch.ones_like(context.tokens[..., 0], dtype=torch.bool)
+            if context.mask is None
+            else context.mask
+            for context in contexts
+        ]
+        mask = padded([mask[..., None] for mask in masks])[..., 0]
+        pairs = None
+        if contexts[0].keys_and_values is not None:
+            layers = zip(*(context.keys_and_values for context in contexts), strict=True)
+            pairs = [tuple(map(padded, zip(*layer, strict=True))) for layer in layers]
+        return Context(
+            tokens=padded([context.tokens for context in contexts]),
+            mask=mask,
+            time=torch.cat([context.time for context in contexts]),
+            keys_and_values=pairs,
+        )
 
 
 class Decoder(ModelMixin, ConfigMixin):

@@ -195,14 +195,10 @@ def decoder_predictor(
 
     def predict(x_t: Tensor, t: Tensor) -> Tensor:
         used = slice(len(x_t))  # without guidance, the conditional branch alone
-        return decoder(
-            x_t.to(decoder.dtype),
-            t,
-            embeddings[used],
-            rows.select(used),
-            known=None if known is None else known[used],
-            context=contexts.setdefault(len(x_t), Context(stage.reuse)),
-        )
+        told = None if known is None else known[used]
+        context = contexts.setdefault(len(x_t), Context(stage.reuse))
+        now = x_t.to(decoder.dtype)
+        return decoder(now, t, embeddings[used], rows.select(used), told, None, context)
 
     return guided(stage, predict, guidance_scale)
 
@@ -230,7 +226,7 @@ def upsample(
         part, place = x_low[..., rows, columns], (rows.start, columns.start)
         if place not in resized:
             resized[place] = upsampler.resized(part)
-        return upsampler(x_t.to(upsampler.dtype), t, part, x_resized=resized[place])
+        return upsampler(x_t.to(upsampler.dtype), t, part, None, resized[place])
 
     def predict(x_t: Tensor, t: Tensor) -> Tensor:
         return predict_tile(x_t, t, (slice(0, height), slice(0, width)))
