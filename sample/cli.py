@@ -90,7 +90,11 @@ def add_machine(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--format", choices=("text", "json"), default="text", help="of the report")
     group.add_argument("--batch-size", type=count, default=BATCH_SIZE, metavar="N", help="at once")
     group.add_argument("--threads", type=count, metavar="N", help="of the CPU")
-    group.add_argument("--dtype", choices=DTYPES, help="of the decoder and the upsamplers")
+    group.add_argument(
+        "--dtype",
+        choices=("auto", *DTYPES),
+        help="of the decoder and the upsamplers; auto is bfloat16 where that is faster",
+    )
     group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps, ...")
     group.add_argument("--offload", choices=OFFLOADS, help="weights to the CPU while they rest")
     group.add_argument("--attention-slicing", action="store_true", help="less memory, slower")
@@ -179,12 +183,16 @@ def load(folder: Path, request: Request, args: argparse.Namespace) -> Any:
     import torch
 
     from unclip import UnCLIPPipeline
+    from unclip.pipeline.memory import chosen_dtype
 
     device = check_device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
     place = None if args.offload else device
-    pipe = UnCLIPPipeline.from_pretrained(folder, getattr(torch, request.dtype), place)
+    asked = request.dtype
+    dtype = chosen_dtype(asked if asked == "auto" else getattr(torch, asked), device)
+    request.dtype = str(dtype).removeprefix("torch.")  # what a PNG will say
+    pipe = UnCLIPPipeline.from_pretrained(folder, dtype, place)
     for source, scale in map(split_lora, args.lora or ()):
         try:
             pipe.load_lora(source, scale)

@@ -15,7 +15,7 @@ from unclip.models.prior import Prior
 from unclip.models.upsampler import Upsampler
 from unclip.pipeline.arguments import STAGES
 from unclip.pipeline.loading import NETWORKS, read_network
-from unclip.pipeline.memory import check_dtype
+from unclip.pipeline.memory import check_dtype, chosen_dtype
 from unclip.pipeline.published.hub import push
 from unclip.pipeline.published.sources import read_model
 from unclip.pipeline.saving import write_clip, write_folder, write_index, write_network
@@ -30,7 +30,7 @@ class Storage:
     def from_pretrained(
         cls,
         path: str | Path | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
         device: torch.device | str | None = None,
         variant: str | None = None,
         clip: str | Path | None = None,
@@ -43,7 +43,8 @@ class Storage:
         it, the embedded model. docs/checkpoints.md lists the layouts. variant: the word in the
         names of a published model's files ("fp16"). clip, prior, upsampler_1024: folders, files
         or names of parts that take the place of the model's own; "embedded" is the last upsampler
-        of the embedded model.
+        of the embedded model. dtype: of the decoder and the upsamplers; "auto" is bfloat16 where
+        the device multiplies it faster than float32.
 
         Strict, running nothing that stands in the files: see loading.py.
 
@@ -51,7 +52,7 @@ class Storage:
             FileNotFoundError: when the folder or a file of it is missing.
             ModelFileError: a ValueError that names the file in which something is wrong.
         """
-        check_dtype(dtype)
+        dtype = chosen_dtype(dtype, device)
         pipeline = cls(**read_model(path, dtype, variant, clip, prior, upsampler_1024))
         return pipeline if device is None else pipeline.to(device)
 
