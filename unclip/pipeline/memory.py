@@ -138,7 +138,7 @@ def chosen_dtype(dtype: Any, device: torch.device | str | None = None) -> torch.
 def check_dtype(dtype: Any) -> None:
     """Refuse a dtype that networks cannot be in."""
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(f"dtype: give torch.float32, bfloat16, float16 or "auto", not {dtype!r}")
+        raise ValueError(f"dtype: give torch.float32, bfloat16, float16 or 'auto', not {dtype!r}")
 
 
 def split_move(args: tuple, kwargs: dict) -> tuple[torch.device | None, torch.dtype | None]:
