@@ -11,7 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from unclip.models.layers import (
     ContextAttention,
     ResidualBlock,
+    attend,
     attention_layers,
+    compile_layers,
     context_keys_and_values,
     doubled,
     doubling_pays,
@@ -174,3 +176,18 @@ def test_a_block_that_doubles_a_large_grid_is_the_library_s(layout):
     assert torch.allclose(found, expected, atol=1e-5) and torch.equal(x, kept)
     place = 2 * 32 * 32 * 4 * 32 * 40  # FLOPs of one weight a channel, at every place
     assert theirs.get_total_flops() - own.get_total_flops() == (9 - 4) * place
+
+
+def test_attention_is_compiled_on_a_gpu_alone(monkeypatch):
+    """Equal layers share what was compiled; one that attends by slices is left to the library."""
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda f, **settings: compiled.append(f) or f)
+    compile_layers(conditional())
+    assert not compiled  # the library's own layers are not ours to compile
+    network = conditional()
+    take_over(network)
+    compile_layers(network)
+    assert len(compiled) == 10 and attend not in compiled
+    compiled.clear()
+    compile_layers(network.to("meta"))
+    assert compiled.count(attend) == len(attention_layers(network)) == len(compiled) - 10
