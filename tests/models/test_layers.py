@@ -179,7 +179,6 @@ def test_a_block_that_doubles_a_large_grid_is_the_library_s(layout):
 
 
 def test_attention_is_compiled_on_a_gpu_alone(monkeypatch):
-    """Equal layers share what was compiled; one that attends by slices is left to the library."""
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda f, **settings: compiled.append(f) or f)
     compile_layers(conditional())
