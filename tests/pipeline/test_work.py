@@ -5,9 +5,11 @@ number here; where one must rise, say why in the changelog.
 """
 
 import pytest
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from unclip.pipeline import order
 from unclip.pipeline.arguments import STAGES
 
 # Of one picture of 1024 pixels by the tiny pipeline, guided in the decoder, at its default steps:
@@ -76,3 +78,24 @@ def test_work_is_that_of_a_picture(make_pipe, work):
 def test_without_guidance_the_decoder_does_half(make_pipe, work):
     alone = work_of(make_pipe(), guidance_scale=1.0)
     assert alone["decoder"][0] == pytest.approx(work["decoder"][0] / 2, rel=0.01)
+
+
+def test_large_pictures_are_drawn_a_few_at_a_time(make_pipe, monkeypatch):
+    """What a call needs of memory does not grow with the number of its pictures."""
+    pipe, batches = make_pipe(), {stage: [] for stage in STAGES}
+    for stage, seen in batches.items():
+        pipe.components[stage].register_forward_pre_hook(
+            lambda _, inputs, seen=seen: seen.append(len(inputs[0]))
+        )
+    monkeypatch.setattr(order, "PIXELS_AT_ONCE", 3 * 256**2)
+    settings = {"size": 256, "guidance_scale": 1.0, "num_prior_candidates": 1, "output_type": "pt"}
+    exact = pipe("a red apple", num_images_per_prompt=5, seeds=1, **settings).images
+    assert batches == {
+        "prior": [5] * 3,
+        "decoder": [5] * 3,
+        "upsampler_256": [3] * 2 + [2] * 2,
+        "upsampler_1024": [],
+    }
+    every = pipe("a red apple", num_images_per_prompt=5, seeds=1, max_batch_size=5, **settings)
+    assert batches["upsampler_256"][4:] == [5] * 2
+    assert torch.allclose(every.images, exact, atol=1e-4)

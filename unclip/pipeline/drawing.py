@@ -52,7 +52,7 @@ class Drawing:
         scores = None
         for stage in order.stages:
             order.report.check()
-            batches = conditions.batches(order.max_batch_size)
+            batches = conditions.batches(order.at_once(stage))
             drawn.append(torch.cat([self._draw_stage(stage, order, batch) for batch in batches]))
             if order.num_drawn > order.num_kept and stage == self._ranked_at(order):
                 scores = self._scores(drawn[-1], conditions.text)

@@ -18,6 +18,9 @@ from unclip.pipeline.call import Report, check_report
 from unclip.pipeline.edits import Edit
 from unclip.pipeline.settings import StageSettings, check_latent_shapes, check_settings
 
+# Pictures of a stage that are drawn at a time; more would need memory without being quicker.
+PIXELS_AT_ONCE = 4 * 1024**2
+
 
 @dataclass(frozen=True)
 class Order:
@@ -45,6 +48,10 @@ class Order:
     def led(self) -> bool:
         """Whether pictures or embeddings take the place of the prior."""
         return bool(self.pictures) or self.embeddings is not None
+
+    def at_once(self, stage: str) -> int:
+        """The pictures that a stage draws at a time: so many as are asked for, or fit the bound."""
+        return self.max_batch_size or max(1, PIXELS_AT_ONCE // self.stages[stage] ** 2)
 
     @property
     def subjects(self) -> list[int]:
