@@ -164,7 +164,9 @@ def main() -> None:
     pipe.set_progress_bar_config(disable=True)
     if args.compile:
         pipe.compile_networks()
-    seconds, by_stage = warm(pipe, args.batch, args.runs), shares(pipe)
+    started = {} if args.no_cold else cold(args.runs, args.dtype)
+    print(json.dumps({"cold": started}), file=sys.stderr, flush=True)
+    by_stage, seconds = shares(pipe), warm(pipe, args.batch, args.runs)
     kinds = {stage: torch.float32 if stage == "prior" else dtype for stage in STAGES}
     rates = {stage: matrix_rate(kind, args.device) for stage, kind in kinds.items()}
     for stage, share in by_stage.items():
@@ -174,7 +176,7 @@ def main() -> None:
     report = {
         "dtype": args.dtype,
         "threads": torch.get_num_threads(),
-        "cold": {} if args.no_cold else cold(args.runs, args.dtype),
+        "cold": started,
         "warm_seconds": {size: round(value, 2) for size, value in seconds.items()},
         "gflops_a_second": {k: round(v / GIGA) for k, v in rates.items()},
         "floor_seconds_of_one": round(floor, 3),
