@@ -168,6 +168,7 @@ def test_a_block_that_doubles_a_large_grid_is_the_library_s(layout):
     x, temb = torch.randn(1, 32, 32, 40).to(memory_format=layout), torch.randn(1, 8)
     assert doubling_pays(ours.conv1, x) and not doubling_pays(ours.conv1, x[..., :8])
     assert not doubling_pays(ours.conv1, x.bfloat16())
+    assert not doubling_pays(torch.nn.Sequential(ours.conv1), x)  # as peft has it in training
     kept = x.clone()
     with FlopCounterMode(display=False) as theirs:
         expected = library(x, temb)

@@ -58,8 +58,11 @@ def doubling_pays(conv: nn.Conv2d, x: Tensor) -> bool:
 
     The number of pictures has no say, so that none depends on its batch.
 
-    Not where offloading keeps the weights elsewhere, or in another dtype.
+    Not where offloading keeps the weights elsewhere or in another dtype, or a LoRA is trained beside
+    them.
     """
+    if type(conv) is not nn.Conv2d:
+        return False
     at_hand = conv.weight.device == x.device and conv.weight.dtype == x.dtype
     return x.device.type == "cpu" and at_hand and x.shape[2] * x.shape[3] >= MANY_CELLS
 
