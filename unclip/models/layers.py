@@ -58,8 +58,8 @@ def doubling_pays(conv: nn.Conv2d, x: Tensor) -> bool:
 
     The number of pictures has no say, so that none depends on its batch.
 
-    Not where offloading keeps the weights elsewhere or in another dtype, nor where a LoRA is trained
-    beside them.
+    Not where offloading keeps the weights elsewhere or in another dtype, nor where a LoRA is
+    trained beside them.
     """
     if type(conv) is not nn.Conv2d:
         return False
