@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import socket
 import sys
 
 from unclip_sample.request import Request, RequestError
@@ -93,23 +94,21 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError(
             f"{error.name} is missing; install the extra: pip install 'unclip[serve]'"
         ) from None
+    listener = listening(args.host, args.port)
     server = make_server(args)
     log_as_json()
     config = uvicorn.Config(
         create_app(server),
-        host=args.host,
-        port=args.port,
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=max(1, round(args.grace)),
     )
     serving = uvicorn.Server(config)
-    sockets = [listening(config)]
-    host, number = sockets[0].getsockname()[:2]
+    host, number = listener.getsockname()[:2]
     host = f"[{host}]" if ":" in host else host
     print(f"unclip-serve: http://{host}:{number} (stop with Ctrl-C)", flush=True)
-    serving.run(sockets)
+    serving.run([listener])
     return 0
 
 
@@ -124,36 +123,37 @@ def make_app(words: list[str] | None = None):
     return create_app(make_server(parser().parse_args(words)))
 
 
-def listening(config):
-    """The socket of a configuration.
+def listening(host: str, port: int) -> socket.socket:
+    """A socket at an address.
 
     Raises:
         RequestError: when the address cannot be had.
     """
     try:
-        return config.bind_socket()
-    except (OSError, SystemExit) as error:
-        raise RequestError(f"--host, --port: cannot listen there ({error})") from None
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # asyncio sends small answers at once (TCP_NODELAY) only where the protocol is named.
+        listener = socket.socket(family, kind, socket.IPPROTO_TCP)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise RequestError(f"--host, --port: cannot listen at {host}:{port} ({reason})") from None
+    return listener
 
 
 def make_server(args: argparse.Namespace):
     """The server of parsed words, its model loaded."""
     from unclip_sample.cli import load, model_facts, model_folder
+    from unclip_sample.cli import parser as sample_words
     from unclip_sample.serve.app import Server, Settings
     from unclip_sample.serve.drawing import Easel
     from unclip_sample.serve.engine import Engine
 
     folder = model_folder(args.model)
     request = Request(prompts=[], seeds=[], settings={}, samplers={}, dtype=args.dtype)
-    loading = argparse.Namespace(
-        device=args.device,
-        threads=args.threads,
-        offload=None,
-        attention_slicing=False,
-        compile=False,
-        quiet=True,
-        source=None,
-    )
+    words = ["--device", args.device, "--quiet"]
+    words += ["--threads", str(args.threads)] if args.threads else []
+    loading = sample_words().parse_args(words)
     pipe = load(folder, request, loading)
     engine = Engine(pipe, args.rows, args.running, args.queue)
     styles = args.style or (EMBEDDED_STYLES if args.model is None else ())

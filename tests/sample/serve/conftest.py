@@ -14,6 +14,7 @@ from openai import OpenAI
 from PIL import Image
 
 from unclip_sample.serve.app import Server, Settings, create_app
+from unclip_sample.serve.cli import listening
 from unclip_sample.serve.drawing import Easel
 from unclip_sample.serve.engine import Engine
 
@@ -64,17 +65,17 @@ def serving(pipe, max_running: int = 8, max_waiting: int = 100, **settings):
     """A server for as long as the context lasts."""
     engine = Engine(pipe, max_running=max_running, max_waiting=max_waiting)
     server = Server(Easel(pipe, FACTS), engine, Settings(**{"model": "tiny", **settings}))
-    config = uvicorn.Config(create_app(server), port=0, log_config=None, access_log=False)
-    listener = config.bind_socket()
-    listening = uvicorn.Server(config)
-    thread = threading.Thread(target=listening.run, args=([listener],))
+    config = uvicorn.Config(create_app(server), log_config=None, access_log=False)
+    listener = listening("127.0.0.1", 0)
+    answering = uvicorn.Server(config)
+    thread = threading.Thread(target=answering.run, args=([listener],))
     thread.start()
-    while not listening.started:
+    while not answering.started:
         time.sleep(0.01)
     try:
         yield Running(server, f"http://127.0.0.1:{listener.getsockname()[1]}")
     finally:
-        listening.should_exit = True
+        answering.should_exit = True
         thread.join()
         listener.close()
 
