@@ -42,6 +42,14 @@ class Drawing:
         return operation(*values, **self.settings, **settings).images
 
 
+def plot(draw: Drawing) -> Rows:
+    """A caption by more and more guidance, by a row for each seed."""
+    return [
+        [draw(draw.pipe, "a rocket", guidance_scale=scale, seeds=seed)[0] for scale in (1, 2, 4, 8)]
+        for seed in (1, 2)
+    ]
+
+
 def variations(draw: Drawing) -> Rows:
     """The picture, then variations, by a row for each eta; the last from fresh noise."""
     rows = []
@@ -170,6 +178,7 @@ def upscaling(draw: Drawing) -> Rows:
 
 
 PICTURES = {
+    "plot": plot,
     "inpainting": inpainting,
     "outpainting": outpainting,
     "image-to-image": image_to_image,

@@ -4,8 +4,9 @@
 
 Each pair is a picture of the first caption led to the second by five even steps of theta, x_T
 fixed. The judge, a CLIP that the model never saw, scores every frame against the second caption
-(cosine). A line of JSON for each pair, the share of pairs whose score rises from every frame to
-the next at the end, and all frames as strips in one PNG.
+(cosine), the mean of --num-seeds pictures. A line of JSON for each pair; at the end the share of
+pairs whose score rises from every frame to the next, the share that ends higher than it began, and
+the mean gain with its 95 % interval over pairs; and all frames as strips in one PNG.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unclip import CLIP, UnCLIPPipeline
+from unclip.metrics.intervals import bootstrap_interval
 from unclip.pipeline.output import finished
 from unclip_sample.frames import sheet
 
@@ -58,8 +60,21 @@ def rises(values: list[float]) -> bool:
     return all(a < b for a, b in zip(values, values[1:], strict=False))
 
 
+def summary(found: list[list[float]], num_seeds: int) -> dict[str, object]:
+    """The figures of all pairs from the scores of each."""
+    gains = torch.tensor([values[-1] - values[0] for values in found])
+    return {
+        "pairs": len(found),
+        "pictures_a_frame": num_seeds,
+        "share_that_rises": round(sum(map(rises, found)) / len(found), 3),
+        "share_that_ends_higher": round((gains > 0).double().mean().item(), 3),
+        "mean_gain": round(gains.mean().item(), 4),
+        "interval": [round(end, 4) for end in bootstrap_interval(gains)],
+    }
+
+
 def main() -> None:
-    """Draw the strips, print the scores of every pair and the share of pairs that rise."""
+    """Draw the strips, print the scores of every pair and the figures of all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--judge", required=True, help="folder of a CLIP")
     parser.add_argument("--model", help="folder of a model; the embedded one unless given")
@@ -70,6 +85,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, help="of the decoder; the model's unless given")
     parser.add_argument("--steps", type=int, help="of the decoder; the model's unless given")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--num-seeds", type=int, default=1, help="pictures of every frame")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", help="PNG of the strips")
     args = parser.parse_args()
@@ -77,28 +93,29 @@ def main() -> None:
     pipeline.set_progress_bar_config(disable=True)
     judge = CLIP.from_pretrained(args.judge)
     style = f", {args.style} style" if args.style else ""
-    strips, num_rising = [], 0
+    strips, found = [], []
     for first, second in PAIRS[: args.num_pairs]:
-        diff = pipeline.text_diff(
-            first + style,
-            second + style,
-            base=first + style,
-            num_frames=args.num_frames,
-            max_theta=args.max_theta,
-            guidance_scale=args.guidance,
-            decoder_num_inference_steps=args.steps,
-            seeds=args.seed,
-            size=64,
-            output_type="pt",
-        )
-        found = scores(judge, diff.images, second + style)
-        num_rising += rises(found)
-        rounded = [round(value, 4) for value in found]
-        line = {"from": first, "to": second, "scores": rounded, "rises": rises(found)}
+        drawn = []
+        for seed in range(args.seed, args.seed + args.num_seeds):
+            diff = pipeline.text_diff(
+                first + style,
+                second + style,
+                base=first + style,
+                num_frames=args.num_frames,
+                max_theta=args.max_theta,
+                guidance_scale=args.guidance,
+                decoder_num_inference_steps=args.steps,
+                seeds=seed,
+                size=64,
+                output_type="pt",
+            )
+            drawn.append(scores(judge, diff.images, second + style))
+            strips += finished(diff.images * 2 - 1, "pil") if seed == args.seed else []
+        found.append(torch.tensor(drawn).mean(dim=0).tolist())
+        rounded = [round(value, 4) for value in found[-1]]
+        line = {"from": first, "to": second, "scores": rounded, "rises": rises(found[-1])}
         print(json.dumps(line), flush=True)
-        strips += finished(diff.images * 2 - 1, "pil")
-    count = min(args.num_pairs, len(PAIRS))
-    print(json.dumps({"pairs": count, "share_that_rises": round(num_rising / count, 3)}))
+    print(json.dumps(summary(found, args.num_seeds)))
     if args.output:
         sheet(strips, args.num_frames).save(args.output)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 import time
@@ -36,6 +37,7 @@ fast27, or ddimN (ddim15: the paper's list for the last upsampler).
 """
 OFFLOADS = ("model", "sequential", "group")
 DTYPES = ("float32", "bfloat16", "float16")
+QUANTIZATIONS = ("int8", "float8")
 BATCH_SIZE = 1  # sums in a larger batch may be rounded otherwise, by a level here and there
 
 
@@ -94,6 +96,9 @@ def add_machine(group: argparse._ArgumentGroup) -> None:
         "--dtype",
         choices=("auto", *DTYPES),
         help="of the decoder and the upsamplers; auto is bfloat16 where that is faster",
+    )
+    group.add_argument(
+        "--quantize", choices=QUANTIZATIONS, help="weights of all stages; needs torchao"
     )
     group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps, ...")
     group.add_argument("--offload", choices=OFFLOADS, help="weights to the CPU while they rest")
@@ -182,6 +187,8 @@ def load(folder: Path, request: Request, args: argparse.Namespace) -> Any:
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     import torch
 
+    for name in ("torchao", "torch.utils._pytree"):  # wherever torchao is installed, used or not
+        logging.getLogger(name).setLevel(logging.ERROR)
     from unclip import UnCLIPPipeline
     from unclip.pipeline.memory import chosen_dtype
 
@@ -198,6 +205,11 @@ def load(folder: Path, request: Request, args: argparse.Namespace) -> Any:
             pipe.load_lora(source, scale)
         except (OSError, ValueError) as error:
             raise RequestError(f"--lora: {str(error).removeprefix('source: ')}") from None
+    if request.quantize:
+        try:
+            pipe.quantize(request.quantize)
+        except ImportError as error:
+            raise RequestError(f"--quantize: {str(error).partition(': ')[2]}") from None
     if args.quiet:
         pipe.set_progress_bar_config(disable=True)
     if "analytic" in wanted_samplers(request) and not has_score_norms(pipe):
@@ -293,6 +305,7 @@ def model_facts(folder: Path, request: Request, args: argparse.Namespace) -> dic
         "model_hash": digest,
         **({"lora": changes} if changes else {}),
         "dtype": request.dtype,
+        **({"quantize": request.quantize} if request.quantize else {}),
         "versions": {name: version(name) for name in libraries},
     }
 

@@ -91,6 +91,7 @@ def request_of(
         settings={},
         samplers=samplers,
         dtype=first_given(args.dtype, record.get("dtype"), "float32"),
+        quantize=first_given(args.quantize, record.get("quantize")),
         source=record,
     )
 
@@ -139,7 +140,7 @@ def settings_of(
         "clip_prompt": words["clip_prompt"],
         "size": first_given(args.size, record.get("size")),
         "seeds": request.seeds[0],
-        "batch_size": args.batch_size,
+        "max_batch_size": args.batch_size,
     }
     return {name: value for name, value in given.items() if value is not None}
 

@@ -82,7 +82,9 @@ def option(key: str, value: Any, parser: argparse.ArgumentParser) -> Any:
     name = key.replace("-", "_")
     if name not in OWN:
         near = nearest(name, list(OWN))
-        raise ValueError(f"{key}: no line has it" + (f" (did you mean {near}?)" if near else ""))
+        raise ValueError(
+            f"{key[:60]!r}: no line has it" + (f" (did you mean {near}?)" if near else "")
+        )
     if name in ("prompt", "negative_prompt", "prior_negative_prompt"):
         if not isinstance(value, str):
             raise ValueError(f"{key}: give a text")

@@ -27,6 +27,7 @@ class Request:
     settings: dict[str, Any]  # arguments of UnCLIPPipeline
     samplers: dict[str, str]  # by stage, where it should not be the model's own
     dtype: str = "float32"
+    quantize: str | None = None
     picture: Any = None  # a Pillow image to draw variations of
     z_img: bytes | None = None  # float32, of a picture to draw again
     source: dict[str, Any] = field(default_factory=dict)  # the record that --from read
@@ -79,6 +80,7 @@ def read_request(
         settings=pipeline_settings(args, record),
         samplers={**(record.get("sampler") or {}), **given_samplers(args)},
         dtype=first_given(args.dtype, record.get("dtype"), "float32"),
+        quantize=first_given(args.quantize, record.get("quantize")),
         picture=picture,
         z_img=None if picture else recorded_z_img(record),
         source=record,
@@ -163,6 +165,8 @@ def read_record(path: str) -> dict[str, Any]:
         raise RequestError(f"--from: {path} does not name the sampler of each stage")
     if record.get("dtype") not in (None, "float32", "bfloat16", "float16"):
         raise RequestError(f"--from: {path} names an unknown dtype")
+    if record.get("quantize") not in (None, "int8", "float8"):
+        raise RequestError(f"--from: {path} names an unknown quantization")
     return record
 
 

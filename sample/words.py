@@ -21,7 +21,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Name the argument and leave."""
         hint = self.suggestion(message)
-        self.exit(2, f"{self.prog}: {message.removeprefix('argument ')}{hint}\n")
+        line = " ".join(f"{message.removeprefix('argument ')}{hint}".split())
+        self.exit(2, f"{self.prog}: {line}\n")
 
     def suggestion(self, message: str) -> str:
         """The option or the choice that is nearest to an unknown one."""

@@ -46,9 +46,10 @@ def folder(tiny, tmp_path_factory):
     mask = Image.new("L", (256, 256), "black")  # as the guide has it drawn
     mask.paste("white", (0, 0, 256, 112))
     mask.save(folder / "mask.png")
+    (folder / "prompts.jsonl").write_text("".join(blocks("jsonl")))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(UnCLIPPipeline, "from_pretrained", lambda *_: tiny)
+        patch.setattr(UnCLIPPipeline, "from_pretrained", lambda *_, **__: tiny)
         for command in COMMANDS:
             name, *words = shlex.split(command)
             assert name == "unclip-sample" and cli.main([*words, "--quiet"]) == 0, command
@@ -69,10 +70,11 @@ def test_every_command_writes_its_picture(folder):
 
 def test_every_line_of_python_runs(folder, tiny, monkeypatch):
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(UnCLIPPipeline, "from_pretrained", lambda *_: tiny)
+    monkeypatch.setattr(UnCLIPPipeline, "from_pretrained", lambda *_, **__: tiny)
     names: dict = {}
     for number, block in enumerate(blocks("python")):
         exec(compile(block, f"guide.md, example {number}", "exec"), names)
+    assert len(names["many"].images) == 4 and len(names["scores"]) == len(names["seeds"]) == 2
     assert len(names["near"]) == 4 and len(names["longer"]) == 7 and len(names["strip"]) == 5
     assert names["near"][0].size == (256, 256) and names["same"].size == (64, 64)
     apple, painted = (np.asarray(names[name]) for name in ("apple", "painted"))

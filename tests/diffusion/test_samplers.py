@@ -1,5 +1,6 @@
 """Every sampler by name draws the distribution it should, in any number of steps."""
 
+import logging
 import math
 
 import diffusers
@@ -125,3 +126,20 @@ def test_dynamic_thresholding_is_imagens():
     small = x / 100
     assert torch.equal(dynamic_threshold(small, 0.95), small)
     assert dynamic_threshold(x, 0.95, max_value=1.0).equal(x.clamp(-1, 1))
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_euler_ancestral_is_finite_with_any_few_steps(schedule):
+    """With 3 steps on the cosine schedule float32 takes the root of what is rounded below 0."""
+    for steps in range(1, 11):
+        scheduler = make_scheduler("euler-a", schedule, "x_0")
+        x_T = torch.ones(1, 2, 2)
+        drawn = denoise(lambda x, t: x * 0, x_T, scheduler, steps, child_generators([1], "decoder"))
+        assert drawn.abs().max() < 0.01, steps
+
+
+def test_odd_steps_of_the_singlestep_solver_are_not_warned_of(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
+    with caplog.at_level("WARNING"):
+        timesteps_for(5, make_scheduler("dpm++s", "cosine", "x_0"))
+    assert not caplog.messages

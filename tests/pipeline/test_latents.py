@@ -125,7 +125,7 @@ def test_variations_of_several_pictures_at_once(smooth):
     assert not torch.equal(drawn.images[0], drawn.images[1])
     alone = smooth.vary(BLUE, eta=0.5, seeds=6, **SMALL)
     close(alone.images[0], drawn.images[3])
-    one_by_one = smooth.vary([RED, BLUE], 2, eta=0.5, seeds=3, batch_size=1, **SMALL)
+    one_by_one = smooth.vary([RED, BLUE], 2, eta=0.5, seeds=3, max_batch_size=1, **SMALL)
     close(one_by_one.images, drawn.images)
 
 
@@ -355,7 +355,7 @@ FAULTS = {
     "x_T": lambda pipe: pipe.decode(torch.ones(32), torch.ones(3, 32, 32)),
     "image_embeds": lambda pipe: pipe.decode(torch.ones(31)),
     "output_type": lambda pipe: pipe.decode(torch.ones(32), output_type="jpg"),
-    "batch_size": lambda pipe: pipe.decode(torch.ones(32), batch_size=0),
+    "max_batch_size": lambda pipe: pipe.decode(torch.ones(32), max_batch_size=0),
     "size": lambda pipe: pipe.decode(torch.ones(32), size=100),
 }
 

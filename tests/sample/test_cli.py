@@ -186,6 +186,23 @@ def test_precision_threads_and_silence(sample):
     assert torch.get_num_threads() == 1 and read_png("a.png")["dtype"] == "bfloat16"
 
 
+def test_quantized_stages_are_recorded_and_drawn_again(sample, monkeypatch):
+    assert (
+        sample(*RED, "--seed", 1, "--size", 64, "--quantize", "int8", "--output", "a.png")[0] == 0
+    )
+    assert read_png("a.png")["quantize"] == "int8"
+    assert sample("--from", "a.png", "--output", "b.png")[0] == 0
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+    sample(*RED, "--seed", 1, "--size", 64, "--output", "whole.png")
+    assert "quantize" not in read_png("whole.png")
+    assert (pixels("a.png") != pixels("whole.png")).any()
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    code, _, said = sample(*RED, "--quantize", "int8", "--output", "c.png")
+    assert code == 2 and said.startswith(
+        "unclip-sample: --quantize: 'int8' needs torchao; pip inst"
+    )
+
+
 def test_files_are_replaced_only_when_asked(sample):
     Path("a.png").write_text("mine")
     code, out, err = sample(*RED, "--output", "a.png")
@@ -231,6 +248,26 @@ def test_processes_share_the_pictures(sample, monkeypatch):
         assert sample(*words, "--seed", 5)[0] == 0
     records = [read_png(path) for path in sorted(Path("shared").iterdir())]
     assert [(r["prompt"], r["seed"]) for r in records] == [("a", 5), ("b", 6), ("c", 7)]
+
+
+@pytest.mark.slow
+def test_two_processes_of_accelerate_share_a_file(tiny_model, tmp_path):
+    lines = [
+        "a red apple",
+        '{"prompt": "a rocket", "seed": 3, "steps": 2, "num_images": 3}',
+        "a sun",
+    ]
+    (tmp_path / "p.jsonl").write_text("\n".join(lines))
+    words = ["--prompts", "p.jsonl", "--seed", "1", "--size", "64", "--model", str(tiny_model)]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    for output, before in (("two", [*launch, "-m", "unclip_sample.cli"]), ("one", [COMMAND])):
+        command = [*before, *words, "--output", output]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+        assert done.returncode == 0, done.stderr
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert len(names) == 5 and names == sorted(path.name for path in (tmp_path / "two").iterdir())
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
 def test_the_best_of_many(sample):
@@ -323,7 +360,7 @@ MISTAKES = {
 def test_mistakes_are_named_before_a_model_is_loaded(sample, monkeypatch, mistake):
     from unclip import UnCLIPPipeline
 
-    def load(*_):
+    def load(*_, **__):
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr(UnCLIPPipeline, "from_pretrained", load)

@@ -28,7 +28,7 @@ def loaded(tiny_model):
 @pytest.fixture
 def sample(tiny_model, loaded, tmp_path, monkeypatch, capsys):
     """Run the command in a folder with pictures and a mask; (code, stdout, stderr)."""
-    monkeypatch.setattr(UnCLIPPipeline, "from_pretrained", lambda *_: loaded)
+    monkeypatch.setattr(UnCLIPPipeline, "from_pretrained", lambda *_, **__: loaded)
     monkeypatch.chdir(tmp_path)
     levels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     for name, picture in zip(("a.png", "b.png"), levels, strict=True):

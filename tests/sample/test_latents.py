@@ -32,7 +32,7 @@ def loaded(tiny_model):
 @pytest.fixture
 def sample(tiny_model, loaded, tmp_path, monkeypatch, capsys):
     """Run the command in a folder with two pictures, on the tiny model; (code, stdout, stderr)."""
-    monkeypatch.setattr(UnCLIPPipeline, "from_pretrained", lambda *_: loaded)
+    monkeypatch.setattr(UnCLIPPipeline, "from_pretrained", lambda *_, **__: loaded)
     monkeypatch.chdir(tmp_path)
     for name, seed in (("a.png", 1), ("b.png", 2)):
         noise = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
@@ -190,7 +190,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_named_before_a_model_is_loaded(sample, monkeypatch, mistake):
-    def load(*_):
+    def load(*_, **__):
         raise AssertionError("a model was loaded")
 
     record = {"prompt": "", "latents": {"z_img": [""], "x_T": [None], "seeds": [1]}}

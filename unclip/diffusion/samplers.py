@@ -32,7 +32,9 @@ SAMPLERS = {
     "dpm++sde": Sampler(
         "DPMSolverMultistepScheduler", {"solver_order": 2, "algorithm_type": "sde-dpmsolver++"}
     ),
-    "dpm++s": Sampler("DPMSolverSinglestepScheduler", {"solver_order": 2}),
+    "dpm++s": Sampler(
+        "DPMSolverSinglestepScheduler", {"solver_order": 2, "lower_order_final": True}
+    ),
     "unipc": Sampler("UniPCMultistepScheduler", {"solver_order": 2}),
     "deis": Sampler("DEISMultistepScheduler", {"solver_order": 2}),
     "euler": Sampler("EulerDiscreteScheduler"),

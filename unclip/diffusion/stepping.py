@@ -11,7 +11,13 @@ import math
 from collections.abc import Callable, Mapping
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, SchedulerMixin, UnCLIPScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    EulerAncestralDiscreteScheduler,
+    SchedulerMixin,
+    UnCLIPScheduler,
+)
 from torch import Tensor
 
 from .analytic import optimal_variance, score_norm_at
@@ -72,6 +78,9 @@ def _library_stepper(
     scheduler: SchedulerMixin, generators: list[torch.Generator], eta: float
 ) -> StepOnce:
     """A step by the library's own scheduler.step; eta is for DDIM only and already checked."""
+    if isinstance(scheduler, EulerAncestralDiscreteScheduler):
+        # Its variance is a difference of squares that float32 may round to below 0, and so to nan.
+        scheduler.sigmas = scheduler.sigmas.double()
     parameters = inspect.signature(scheduler.step).parameters
     ancestral = isinstance(scheduler, (DDPMScheduler, UnCLIPScheduler))
     timesteps = scheduler.timesteps

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -282,12 +282,6 @@ def check_choice(argument: str, value: Any, choices: Sequence[str]) -> None:
     near = difflib.get_close_matches(value, choices, 1) if isinstance(value, str) else []
     hint = f" (did you mean {near[0]}?)" if near else ""
     raise ValueError(f"{argument}: give one of {', '.join(choices)}, not {short(value)}{hint}")
-
-
-def check_callback(value: Callable | None) -> None:
-    """Refuse what cannot be called."""
-    if value is not None and not callable(value):
-        raise ValueError(f"callback_on_step_end: give a function, not {short(value)}")
 
 
 def short(value: Any, length: int = 60) -> str:

@@ -7,7 +7,7 @@ Shapes: N subjects, B pictures, K candidates of the prior, D CLIP embedding, S p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -74,19 +74,18 @@ class Report:
     tensor_inputs: tuple[str, ...] = ("x_t",)
     interrupt: Any = None  # a threading.Event, or what has its is_set()
 
-    def on_step(self, conditions: Conditions) -> Callable[..., Mapping[str, Any] | None] | None:
-        """What a stage calls after each step for pictures of these conditions."""
+    def on_step(self, **known: Tensor | None) -> Callable[..., Mapping[str, Any] | None] | None:
+        """What a stage calls after each step; known: tensors of the stage, beside x_t."""
         if self.callback is None and self.interrupt is None:
             return None
-        known = {"z_img": conditions.z_img, "x_low": conditions.x_low}
-        known["z_txt"] = conditions.text.z_txt
 
         def report(pipeline: Any, step: int, t: float, values: Mapping[str, Any]) -> Any:
             self.check()
             if self.callback is None:
                 return None
             tensors = {**known, "x_t": values["x_t"], "latents": values["x_t"]}
-            told = {name: tensors[name] for name in self.tensor_inputs if tensors[name] is not None}
+            found = {name: tensors.get(name) for name in self.tensor_inputs}
+            told = {name: tensor for name, tensor in found.items() if tensor is not None}
             told |= {name: values[name] for name in FACTS}
             changed = self.callback(pipeline, step, t, told)
             self.check()
@@ -98,6 +97,12 @@ class Report:
         """Raise Interrupted where the call was cancelled."""
         if self.interrupt is not None and self.interrupt.is_set():
             raise Interrupted("the call was cancelled")
+
+    def watched(self, indices: Iterable[int]) -> Iterator[int]:
+        """Indices of steps that are told to nobody, for as long as the call is not cancelled."""
+        for index in indices:
+            self.check()
+            yield index
 
     @staticmethod
     def replacement(changed: Any) -> Mapping[str, Tensor] | None:

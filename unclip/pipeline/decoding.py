@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from unclip.diffusion.timesteps import Steps
 from unclip.pipeline import arguments
+from unclip.pipeline.advice import refuse_unknown
+from unclip.pipeline.call import Report, check_report
 from unclip.pipeline.settings import check_interval
 
 MAX_CLIP_GUIDANCE = 1000.0
@@ -36,9 +38,10 @@ class Decoding:
         clip_prompt: what that score is of; prompt unless given.
         size: pixels a side, as in a call of the pipeline.
         seeds, generator: as in a call of the pipeline. One seed serves all frames of a path.
-        batch_size: pictures drawn at once; all unless given.
-        output_type: "pil", "np" or "pt".
-        callback_on_step_end: as in a call of the pipeline.
+        max_batch_size: pictures drawn at once; all unless given.
+        output_type, return_dict: as in a call of the pipeline.
+        callback_on_step_end, callback_on_step_end_tensor_inputs, interrupt: as in a call of the
+            pipeline. Steps of inversion are not told of, but a cancelled call ends there too.
     """
 
     prompt: str = ""
@@ -60,9 +63,18 @@ class Decoding:
     size: int | None = None
     seeds: int | list[int] | None = None
     generator: torch.Generator | list[torch.Generator] | None = None
-    batch_size: int | None = None
+    max_batch_size: int | None = None
     output_type: str = "pil"
+    return_dict: bool = True
     callback_on_step_end: Callable | None = None
+    callback_on_step_end_tensor_inputs: Sequence[str] = ("x_t",)
+    interrupt: Any = None
+
+    @property
+    def report(self) -> Report:
+        """What is told about every step, and whether the call is to end."""
+        inputs = self.callback_on_step_end_tensor_inputs
+        return check_report(self.callback_on_step_end, inputs, self.interrupt)
 
     def steps(self, stage: str) -> Steps:
         """The steps of a stage."""
@@ -82,8 +94,9 @@ def check_decoding(
 
     Raises:
         ValueError: for a value that cannot be, by name.
-        TypeError: for a name that Decoding does not know.
+        TypeError: for a name that Decoding does not know, with what may have been meant.
     """
+    refuse_unknown(given, [field.name for field in fields(Decoding)])
     asked = Decoding(**given)
     stages = arguments.check_size(asked.size, components)
     steps = {
@@ -103,10 +116,10 @@ def check_decoding(
         check_text(name, getattr(asked, name))
     check_clip_guidance(asked)
     arguments.check_choice("output_type", asked.output_type, arguments.OUTPUT_TYPES)
-    arguments.check_callback(asked.callback_on_step_end)
+    asked.report.check()
     arguments.check_count("num_prior_candidates", asked.num_prior_candidates)
-    if asked.batch_size is not None:
-        arguments.check_count("batch_size", asked.batch_size)
+    if asked.max_batch_size is not None:
+        arguments.check_count("max_batch_size", asked.max_batch_size)
     check_whole("num_refinements", asked.num_refinements, 0, MAX_REFINEMENTS)
     return replace(
         asked,

@@ -67,7 +67,9 @@ class Drawing:
         chosen, seeds = order.settings[stage], batch.seeds
         settings: dict[str, Any] = {
             "steps": chosen.steps,
-            "on_step": order.report.on_step(batch),
+            "on_step": order.report.on_step(
+                z_img=batch.z_img, z_txt=batch.text.z_txt, x_low=batch.x_low
+            ),
             "scheduler": chosen.scheduler,
             "x_T": batch.x_T.get(stage),
         }

@@ -8,6 +8,8 @@ Shapes: N subjects, B pictures, S pixels a side.
 
 from __future__ import annotations
 
+import inspect
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,6 +20,8 @@ from torch import Tensor
 
 from unclip.diffusion.timesteps import Steps
 from unclip.pipeline import arguments, edits, enlarging
+from unclip.pipeline.advice import refuse_unknown
+from unclip.pipeline.call import Report, check_report
 from unclip.pipeline.edits import Edit
 from unclip.pipeline.enlarging import Pass
 from unclip.pipeline.output import UnCLIPOutput, finished
@@ -173,6 +177,9 @@ class Editing:
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("x_t",),
+        interrupt: threading.Event | None = None,
+        **unknown: Any,
     ) -> UnCLIPOutput | tuple:
         """Make pictures larger by the upsamplers alone: 64 -> 256 -> 1024 -> 2048 or 4096.
 
@@ -184,8 +191,10 @@ class Editing:
 
         The other arguments, and the errors, are those of a call of the pipeline.
         """
+        refuse_unknown(unknown, inspect.signature(self.upscale).parameters)
         arguments.check_choice("output_type", output_type, arguments.OUTPUT_TYPES)
-        arguments.check_callback(callback_on_step_end)
+        inputs = callback_on_step_end_tensor_inputs
+        report = check_report(callback_on_step_end, inputs, interrupt)
         pictures = arguments.check_pictures(image)
         sides = [picture.shape[-1] for picture in pictures]
         size = enlarging.check_larger(size, max(sides), self.components)
@@ -193,12 +202,14 @@ class Editing:
             "upsampler_256": upsampler_256_num_inference_steps,
             "upsampler_1024": upsampler_1024_num_inference_steps,
         }
-        steps = {name: asked[name] or self.config.default_steps[name] for name in asked}
+        default = self.config.default_steps
+        steps = {name: default[name] if own is None else own for name, own in asked.items()}
         passes = enlarging.check_passes(
             self.components, steps, size, min(sides), tile_size, tile_overlap
         )
         seeds = arguments.image_seeds(generator, seeds, len(pictures))
-        *earlier, x = self._passed(pictures, passes, seeds, callback_on_step_end)
+        report.check()
+        *earlier, x = self._passed(pictures, passes, seeds, report)
         self.maybe_free_model_hooks()
         output = UnCLIPOutput(
             finished(edits.resized_picture(x, size), output_type),
@@ -214,7 +225,7 @@ class Editing:
         pictures: list[Tensor],
         passes: list[Pass],
         seeds: list[int],
-        on_step: Callable | None,
+        report: Report,
     ) -> list[Tensor]:
         """Pictures [B, 3, S, S] after every pass."""
         x = torch.cat([edits.resized_picture(x, passes[0].side // 4) for x in pictures])
@@ -222,6 +233,7 @@ class Editing:
         for each in passes:
             x_low = edits.resized_picture(x, each.side // 4)
             tiles = {"tile_size": each.tile_size, "tile_overlap": each.tile_overlap}
+            on_step = report.on_step(x_low=x_low)
             x = self.upsample(x_low, seeds, each.stage, each.steps, on_step, **tiles).float()
             made.append(x)
         return made

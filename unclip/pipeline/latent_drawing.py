@@ -68,13 +68,14 @@ class LatentDrawing:
             raise ValueError(
                 "subjects: this model has no prior; give pictures in place of captions"
             )
+        text = self.encode(captions)
         return self.sample_prior(
-            self.encode(captions),
+            text,
             seeds,
             guidance_scale=chosen.prior_guidance_scale,
             steps=chosen.steps("prior"),
             num_candidates=chosen.num_prior_candidates,
-            on_step=chosen.callback_on_step_end,
+            on_step=chosen.report.on_step(z_txt=text.z_txt),
         )
 
     def _latents_of(
@@ -99,10 +100,10 @@ class LatentDrawing:
 
     def _invert(self, pictures: Sequence[Tensor], chosen: Decoding) -> Latents:
         """The latents of pictures, each [1, 3, S, S] in [-1, 1] of any S."""
-        stage = self._ddim_stage(chosen)
         size = self.decoder.config.size
         x_0 = torch.cat([resized(picture, size) for picture in pictures])
         z_img = self.encode_images(pictures)
+        stage = self._ddim_stage(chosen, z_img)
         x_T = ddim_invert(
             self._predictor(stage, z_img, chosen),
             x_0.to(stage.device),
@@ -110,7 +111,7 @@ class LatentDrawing:
             stage.steps,
             stage.learned_variance,
             chosen.num_refinements,
-            progress=lambda indices: self._bar("inversion", indices),
+            progress=lambda indices: chosen.report.watched(self._bar("inversion", indices)),
             stage="inversion",
         )
         return Latents(z_img.cpu(), x_T.cpu())
@@ -123,12 +124,14 @@ class LatentDrawing:
         )
         return stages.decoder_predictor(stage, z_img, text, negative, chosen.guidance_scale)
 
-    def _ddim_stage(self, chosen: Decoding, x_T: Tensor | None = None) -> stages.Stage:
-        """The decoder, sampled by DDIM."""
+    def _ddim_stage(
+        self, chosen: Decoding, z_img: Tensor, x_T: Tensor | None = None
+    ) -> stages.Stage:
+        """The decoder, sampled by DDIM for z_img [B, D]."""
         return self._stage(
             "decoder",
             chosen.steps("decoder"),
-            chosen.callback_on_step_end,
+            chosen.report.on_step(z_img=z_img),
             scheduler=ddim_for(self.decoder, chosen.clip_x_0),
             x_T=x_T,
             eta=chosen.eta,
@@ -138,9 +141,9 @@ class LatentDrawing:
 
     def _draw_latents(
         self, latents: Latents, seeds: Sequence[int], chosen: Decoding
-    ) -> LatentOutput:
+    ) -> LatentOutput | tuple:
         """Decode latents and enlarge the pictures, some at a time."""
-        at_once = chosen.batch_size or len(seeds)
+        at_once = chosen.max_batch_size or len(seeds)
         batches = []
         for first in range(0, len(seeds), at_once):
             rows = slice(first, first + at_once)
@@ -150,7 +153,8 @@ class LatentDrawing:
         *earlier, x = drawn
         if chosen.size < x.shape[-1]:
             x = F.interpolate(x, (chosen.size, chosen.size), mode="area")
-        return LatentOutput(
+        self.maybe_free_model_hooks()
+        output = LatentOutput(
             images=finished(x, chosen.output_type),
             image_embeds=latents.z_img.float().cpu(),
             seeds=list(seeds),
@@ -158,10 +162,11 @@ class LatentDrawing:
             settings=self._latent_settings(chosen),
             x_T=latents.x_T.cpu(),
         )
+        return output if chosen.return_dict else output.to_tuple()
 
     def _draw_batch(self, latents: Latents, seeds: Sequence[int], chosen: Decoding) -> list[Tensor]:
         """The pictures [B, 3, S, S] of every stage that draws, in float32 on the CPU."""
-        stage = self._ddim_stage(chosen, latents.x_T)
+        stage = self._ddim_stage(chosen, latents.z_img, latents.x_T)
         predict = self._predictor(stage, latents.z_img, chosen)
         if chosen.clip_guidance_scale:
             clip = self.text_and_image_encoder()
@@ -172,7 +177,8 @@ class LatentDrawing:
         x = stages.sample(stage, predict, latents.x_T.shape[1:], generators).clamp(-1, 1)
         drawn = [x]
         for name in list(arguments.check_size(chosen.size, self.components))[1:]:
-            x = self.upsample(x, seeds, name, chosen.steps(name), chosen.callback_on_step_end)
+            on_step = chosen.report.on_step(z_img=latents.z_img, x_low=x)
+            x = self.upsample(x, seeds, name, chosen.steps(name), on_step)
             drawn.append(x)
         return [picture.float().cpu() for picture in drawn]
 

@@ -47,7 +47,7 @@ class LatentOperations(LatentDrawing):
     @torch.no_grad()
     def decode(
         self, z_img: Tensor, x_T: Tensor | None = None, num_images: int = 1, **settings
-    ) -> LatentOutput:
+    ) -> LatentOutput | tuple:
         """Draw num_images of each z_img [B, D], from x_T [B, 3, S, S] or from fresh noise.
 
         With x_T and eta 0 all pictures of a z_img are the same: one decoding of it.
@@ -62,14 +62,14 @@ class LatentOperations(LatentDrawing):
         latents = Latents(z_img, self.initial_noise("decoder", seeds) if x_T is None else x_T)
         return self._draw_latents(latents, seeds, chosen)
 
-    def reconstruct(self, image: Any, **settings) -> LatentOutput:
+    def reconstruct(self, image: Any, **settings) -> LatentOutput | tuple:
         """Pictures through their latents and back: the same again, but for their fine details."""
         return self.vary(image, eta=0.0, **settings)
 
     @torch.no_grad()
     def vary(
         self, image: Any, num_images: int = 1, eta: float | None = 0.5, **settings
-    ) -> LatentOutput:
+    ) -> LatentOutput | tuple:
         """num_images variations of each picture: its z_img decoded anew   (unCLIP section 3.1).
 
         eta: how much of the picture's own x_T gives way to fresh noise on the way, from 0 (the
@@ -92,7 +92,7 @@ class LatentOperations(LatentDrawing):
     @torch.no_grad()
     def interpolate(
         self, subjects: Sequence[Subject], num_frames: int = 7, noise: str = "slerp", **settings
-    ) -> LatentOutput:
+    ) -> LatentOutput | tuple:
         """The way from subject to subject: (N - 1)(num_frames - 1) + 1 pictures   (section 3.2).
 
         z = slerp(z_1, z_2, theta), theta from 0 to 1 in num_frames even steps, both ends included.
@@ -127,7 +127,7 @@ class LatentOperations(LatentDrawing):
         num_frames: int = 5,
         max_theta: float = 0.4,
         **settings,
-    ) -> LatentOutput:
+    ) -> LatentOutput | tuple:
         """A subject led by the difference of two texts: num_frames pictures   (section 3.3).
 
         z_d = normalise(z_txt - z_txt0), z = slerp(z_img, z_d, theta), theta from 0 to max_theta;
@@ -155,7 +155,7 @@ class LatentOperations(LatentDrawing):
         weights: Sequence[float] | None = None,
         num_images: int = 1,
         **settings,
-    ) -> LatentOutput:
+    ) -> LatentOutput | tuple:
         """Captions and pictures in one: num_images of z = sum_i w_i z_i, from fresh noise.
 
         z is brought to the mean length of the z_i. weights: one a subject, equal unless given; a
@@ -179,7 +179,7 @@ class LatentOperations(LatentDrawing):
         components: PrincipalComponents,
         num_components: int | Sequence[int],
         **settings,
-    ) -> LatentOutput:
+    ) -> LatentOutput | tuple:
         """What the first k principal components of CLIP keep of a subject   (section 3.4).
 
         A picture for each k of num_components, all from the same noise.
@@ -197,7 +197,7 @@ class LatentOperations(LatentDrawing):
     @torch.no_grad()
     def ablate(
         self, prompt: str, condition: str = "prior", num_images: int = 1, **settings
-    ) -> LatentOutput:
+    ) -> LatentOutput | tuple:
         """num_images of a caption by a part of the model's ways   (section 5.1, figure 8).
 
         The decoder reads the caption, and in place of a picture's embedding it is given

@@ -22,6 +22,7 @@ from unclip.pipeline.loading import (
     read_tensors,
     refuse_unknown,
 )
+from unclip.pipeline.quantization import is_quantized
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's names
 STAGES = ("prior", "decoder")
@@ -112,6 +113,7 @@ class Lora:
         network = self.components[change.stage]
         if network is None:
             raise ValueError(f"source: {source} changes a {change.stage}, which this model lacks")
+        check_whole(network, change.stage)
         layers = {name: layer_of(network, name, change, source) for name in change.factors}
         originals: dict[tuple[str, str], Tensor] = self.__dict__.setdefault("_lora_originals", {})
         for name, layer in layers.items():
@@ -121,9 +123,17 @@ class Lora:
 
     def unload_lora(self) -> None:
         """Take away all that load_lora has added; the weights are again what they were."""
+        for stage, _ in self.__dict__.get("_lora_originals", {}):
+            check_whole(self.components[stage], stage)
         for (stage, name), original in self.__dict__.pop("_lora_originals", {}).items():
             layer: Any = self.components[stage].get_submodule(name)
             layer.weight.data.copy_(original)
+
+
+def check_whole(network: nn.Module, stage: str) -> None:
+    """Refuse to change weights that are no longer what was stored."""
+    if is_quantized(network):
+        raise ValueError(f"source: the {stage} is quantized; add a LoRA first, then quantize()")
 
 
 def layer_of(network: nn.Module, name: str, change: Change, source: str | Path) -> nn.Module:

@@ -20,6 +20,7 @@ from torch import nn
 
 from unclip.models.layers import compile_layers
 from unclip.pipeline.arguments import STAGES
+from unclip.pipeline.quantization import quantize_networks
 
 
 class Memory:
@@ -34,6 +35,18 @@ class Memory:
             if network is not None and dtype is not None:
                 nn.Module.to(network, dtype)
         return self
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the decoder; CLIP and the prior stay in float32."""
+        return self.decoder.dtype
+
+    def quantize(self, quantization_config: Any) -> None:
+        """Keep the linear layers of the stages in fewer bits from now on; see quantization.py.
+
+        quantization_config: as from_pretrained has it. A LoRA must be added before.
+        """
+        quantize_networks(self.components, quantization_config)
 
     def enable_group_offload(
         self,

@@ -10,6 +10,7 @@ Shapes: B pictures, D CLIP embedding, S pixels a side.
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ from unclip.models.decoder import Decoder
 from unclip.models.prior import Prior
 from unclip.models.upsampler import Upsampler
 from unclip.pipeline import arguments
+from unclip.pipeline.advice import refuse_unknown
 from unclip.pipeline.arguments import STAGES
 from unclip.pipeline.drawing import Drawing
 from unclip.pipeline.editing import Editing
@@ -155,6 +157,7 @@ class UnCLIPPipeline(
         callback_on_step_end_tensor_inputs: Sequence[str] = ("x_t",),
         interrupt: threading.Event | None = None,
         edit: Edit | None = None,
+        **unknown: Any,
     ) -> UnCLIPOutput | tuple:
         """Draw pictures of captions, or variations of pictures.
 
@@ -176,8 +179,10 @@ class UnCLIPPipeline(
         edit: pictures to begin from or to keep in part; inpaint() and its like hand it over.
 
         Raises ValueError for a bad argument, by name, before anything runs; FloatingPointError for
-        a value that is not finite, with stage and step; torch.OutOfMemoryError with advice.
+        a value that is not finite, with stage and step; torch.OutOfMemoryError with advice;
+        TypeError for an argument that there is not, with what may have been meant.
         """
+        refuse_unknown(unknown, inspect.signature(type(self).__call__).parameters)
         order = check_order(self.components, self.config, locals())
         output = self._finish(order, *self._draw(order, self._conditions(order)))
         return output if return_dict else output.to_tuple()

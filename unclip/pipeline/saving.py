@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from unclip.models.clip import CLIP
 from unclip.pipeline.folder import INDEX_NAME, PRIOR_ALONE
 from unclip.pipeline.loading import CLIP_REMARKS, NETWORK_STEM, clip_sections
+from unclip.pipeline.quantization import is_quantized
 
 
 def write_folder(folder: Path, overwrite: bool, write) -> None:
@@ -156,7 +157,9 @@ def write_prior(
 
 
 def stored_state(network: nn.Module, dtype: torch.dtype | None, name: str) -> dict[str, Tensor]:
-    """The weights as they are stored: on the CPU, contiguous, in dtype, and finite."""
+    """The weights as they are stored: on the CPU, contiguous, in dtype, finite, not quantized."""
+    if is_quantized(network):
+        raise ValueError(f"{name}: its weights are quantized; save the model that it was made from")
     state = {}
     for key, tensor in network.state_dict().items():
         kind = dtype if dtype and tensor.is_floating_point() else tensor.dtype

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -13,11 +14,13 @@ from unclip.models.clip import CLIP
 from unclip.models.decoder import Decoder
 from unclip.models.prior import Prior
 from unclip.models.upsampler import Upsampler
+from unclip.pipeline.advice import refuse_unknown
 from unclip.pipeline.arguments import STAGES
 from unclip.pipeline.loading import NETWORKS, read_network
 from unclip.pipeline.memory import check_dtype, chosen_dtype
 from unclip.pipeline.published.hub import push
 from unclip.pipeline.published.sources import read_model
+from unclip.pipeline.quantization import configs_by_stage, quantize_networks
 from unclip.pipeline.saving import write_clip, write_folder, write_index, write_network
 from unclip.pipeline.schedulers import DEFAULT_SAMPLERS, scheduler_for
 from unclip.pipeline.stages import TOKENIZING
@@ -36,6 +39,11 @@ class Storage:
         clip: str | Path | None = None,
         prior: str | Path | None = None,
         upsampler_1024: str | Path | None = None,
+        quantization_config: Any = None,
+        torch_dtype: torch.dtype | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        **unknown: Any,
     ) -> Self:
         """Read a model that save_pretrained wrote or that others published; the embedded one.
 
@@ -45,6 +53,10 @@ class Storage:
         or names of parts that take the place of the model's own; "embedded" is the last upsampler
         of the embedded model. dtype: of the decoder and the upsamplers; "auto" is bfloat16 where
         the device multiplies it faster than float32.
+        quantization_config: the linear layers of the stages in fewer bits,
+        by diffusers' quantizers: "int8" or "float8" (weights alone, by torchao), TorchAoConfig or
+        another config, one by stage, or a PipelineQuantizationConfig; see quantization.py.
+        torch_dtype: another name of dtype. revision, local_files_only: of a name of the hub.
 
         Strict, running nothing that stands in the files: see loading.py.
 
@@ -52,8 +64,13 @@ class Storage:
             FileNotFoundError: when the folder or a file of it is missing.
             ModelFileError: a ValueError that names the file in which something is wrong.
         """
+        refuse_unknown(unknown, inspect.signature(cls.from_pretrained).parameters)
+        dtype = dtype if torch_dtype is None else torch_dtype
         dtype = chosen_dtype(dtype, device)
-        pipeline = cls(**read_model(path, dtype, variant, clip, prior, upsampler_1024))
+        configs = {} if quantization_config is None else configs_by_stage(quantization_config)
+        hub = {"revision": revision, "local_files_only": local_files_only}
+        pipeline = cls(**read_model(path, dtype, variant, clip, prior, upsampler_1024, **hub))
+        quantize_networks(pipeline.components, configs)
         return pipeline if device is None else pipeline.to(device)
 
     @classmethod
@@ -102,16 +119,23 @@ class Storage:
         dtype: torch.dtype | None = None,
         max_shard_size: int | str = "15MB",
         overwrite: bool = False,
+        safe_serialization: bool = True,
+        **unknown: Any,
     ) -> None:
         """Write everything that from_pretrained needs: safetensors and JSON, whole or not at all.
 
-        dtype: of the stored weights, that of the networks unless given.
+        dtype: of the stored weights, that of the networks unless given. safe_serialization: True,
+        as diffusers has it; there is no other way.
 
         Raises:
+            ValueError: for quantized weights, or where pickles are asked for.
             FileExistsError: when the folder is not empty and overwrite is not set, or when it
                 holds what is no model.
             FloatingPointError: for weights that are not finite.
         """
+        refuse_unknown(unknown, inspect.signature(self.save_pretrained).parameters)
+        if not safe_serialization:
+            raise ValueError("safe_serialization: weights are written as safetensors alone")
         write_folder(Path(folder), overwrite, lambda new: self._write(new, dtype, max_shard_size))
 
     def _write(self, folder: Path, dtype: torch.dtype | None, max_shard_size: int | str) -> None:

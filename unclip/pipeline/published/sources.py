@@ -35,8 +35,10 @@ VARIANT = re.compile(r"\w+")
 # --- finding it -----------------------------------------------------------------------------------
 
 
-def find(source: str | Path | None, variant: str | None) -> tuple[Path, Path]:
+def find(source: str | Path | None, variant: str | None, **hub: Any) -> tuple[Path, Path]:
     """A source as a path, fetched where it is a hub name, and the folder its links may lead to.
+
+    hub: revision and local_files_only of a hub name.
 
     Raises:
         FileNotFoundError: when there is no such thing.
@@ -48,11 +50,11 @@ def find(source: str | Path | None, variant: str | None) -> tuple[Path, Path]:
         path = Path(source)
         return path, path if path.is_dir() else path.parent
     if isinstance(source, str) and HUB_NAME.fullmatch(source) and ".." not in source:
-        return fetch(source, variant)
+        return fetch(source, variant, **hub)
     raise FileNotFoundError(f"no model in {source}: there is no {INDEX_NAME}")
 
 
-def fetch(name: str, variant: str | None) -> tuple[Path, Path]:
+def fetch(name: str, variant: str | None, **hub: Any) -> tuple[Path, Path]:
     """A model of the Hugging Face hub as a folder, and the cache that its links lead into.
 
     Only safetensors, JSON and texts are fetched, never pickles.
@@ -64,7 +66,7 @@ def fetch(name: str, variant: str | None) -> tuple[Path, Path]:
     others = [] if variant else ["*.fp16*.safetensors", "*.bf16*.safetensors"]
     try:
         folder = snapshot_download(
-            name, allow_patterns=[*HUB_FILES, weights], ignore_patterns=others
+            name, allow_patterns=[*HUB_FILES, weights], ignore_patterns=others, **hub
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = one_line(error)
@@ -108,14 +110,16 @@ def read_model(
     clip: str | Path | None = None,
     prior: str | Path | None = None,
     upsampler_1024: str | Path | None = None,
+    **hub: Any,
 ) -> dict[str, Any]:
     """Everything that UnCLIPPipeline is made of, from any layout that this package reads.
 
-    clip, prior, upsampler_1024: sources of parts that take the place of the model's own.
+    clip, prior, upsampler_1024: sources of parts that take the place of the model's own. hub:
+    revision and local_files_only of the source, where it is a hub name.
     """
     if variant is not None and (not isinstance(variant, str) or not VARIANT.fullmatch(variant)):
         raise ValueError(f"variant: give a word such as fp16, not {variant!r}")
-    path, root = find(source, variant)
+    path, root = find(source, variant, **hub)
     layout = layout_of(path, root)
     if layout == "karlo":
         parts = karlo.read_karlo(path, dtype, root, variant)
