@@ -64,7 +64,8 @@ def test_pictures_of_any_kind_share_batches(engine, pipe):
         difference = np.abs(np.asarray(picture.picture).astype(int) - np.asarray(alone.picture))
         assert difference.max() <= 1
     rows = [rows for stage, rows in ran if stage == "decoder"]
-    assert rows == [5, 5, 2, 2, 2]  # two guided, one not; then the one of five steps
+    # Each reads its caption alone; then two guided and one not, and the one of five steps.
+    assert rows == [2, 2, 1, 5, 2, 2, 2]
     assert [rows for stage, rows in ran if stage == "prior"] == [2, 2, 2, 6]
 
 
@@ -82,7 +83,8 @@ def test_one_that_comes_later_joins(engine):
     engine._plain["decoder"] = decoder
     draw_together(engine, [generation(engine.pipe, "a cat", 1, steps=5)])
     second.result()
-    assert [rows for stage, rows in ran if stage == "decoder"] == [2, 2, 4, 4, 2]
+    # Two steps of the first; the second reads its caption; both together; the first to its end.
+    assert [rows for stage, rows in ran if stage == "decoder"] == [2, 2, 2, 4, 2, 2]
     assert [stage for stage, _ in ran[4:6]] == ["prior", "prior"]
 
 
