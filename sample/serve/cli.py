@@ -105,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
         timeout_graceful_shutdown=max(1, round(args.grace)),
     )
     serving = uvicorn.Server(config)
+    listener.listen()  # whoever comes from now on waits until it answers
     host, number = listener.getsockname()[:2]
     host = f"[{host}]" if ":" in host else host
     print(f"unclip-serve: http://{host}:{number} (stop with Ctrl-C)", flush=True)
