@@ -403,7 +403,7 @@ def test_a_run_that_fails_ends_with_one(sample, tiny_model, tmp_path):
 def test_a_value_that_is_not_finite_leaves_no_file(sample, monkeypatch):
     from unclip import Upsampler
 
-    monkeypatch.setattr(Upsampler, "forward", lambda self, x_t, t, x_low: x_t * torch.nan)
+    monkeypatch.setattr(Upsampler, "forward", lambda self, x_t, *_: x_t * torch.nan)
     code, _, err = sample(*RED, "--output", "a.png")
     assert code == 1 and "upsampler_256" in err and "step 1" in err
     assert os.listdir() == []
