@@ -20,7 +20,7 @@ COMMANDS = sorted(
         line.split("  #")[0].strip()
         for page in PAGES
         for block in blocks(page, "bash")
-        for line in block.splitlines()
+        for line in block.replace("\\\n", " ").splitlines()
         if line.startswith("unclip-")
     }
 )

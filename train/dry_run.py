@@ -122,7 +122,7 @@ def memory(
     stage, batch: dict, config: StageConfig, total: int, trained: int, size: int
 ) -> list[str]:
     """What a process will need: weights, gradients, AdamW and averages in fp32, activations."""
-    averages = len(list_decays(config.run.ema_decay))
+    averages = len(list_decays(config.run))
     parts = {
         "weights": 4 * total,
         "gradients": 4 * trained,

@@ -95,7 +95,7 @@ def test_unknown_network_argument_names_the_nearest():
 
 def test_network_arguments_that_do_not_fit_are_named():
     with pytest.raises(ConfigError, match="head_dim"):
-        build_network(Decoder, {"channels": [32, 48], "attention_levels": [False, True]})
+        build_network(Decoder, {"channels": [32, 96], "attention_levels": [False, True]})
     with pytest.raises(ConfigError, match="stem"):
         build_network(Upsampler, {"stem": 4})
 
