@@ -12,6 +12,7 @@ PROMPT      ?= a red apple, noto style
 FLAGS       ?= --guidance 3
 PYTEST_ARGS ?=
 TORCH_INDEX ?=
+EXTRAS      ?= dev
 
 PYTHON_IN_VENV := $(VENV)/bin/python
 INSTALL := $(PYTHON_IN_VENV) -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -23,6 +24,7 @@ INSTALL := $(PYTHON_IN_VENV) -m pip install --quiet --disable-pip-version-check 
 help:
 	@echo 'make demo PROMPT="..."   draw a 1024 x 1024 picture as demo.png (FLAGS="--seed 7" for more)'
 	@echo 'make test                pass the tests (PYTEST_ARGS="tests/diffusion -x" for some)'
+	@echo 'make test VENV=.venv-quant EXTRAS=dev,quant   the same, quantised loading by torchao included'
 	@echo 'make test-slow           pass the long tests, an hour at most'
 	@echo 'make test-browser        drive the page of unclip-serve in Chromium, a few minutes'
 	@echo 'make lint                check style and format'
@@ -63,7 +65,7 @@ $(VENV)/.installed: $(VENV)/.torch setup.cfg pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.torch setup.cfg pyproject.toml
 	@echo "installing unclip and what its tests need"
-	@$(INSTALL) --editable '.[dev]'
+	@$(INSTALL) --editable '.[$(EXTRAS)]'
 	@touch "$(VENV)/.installed" "$@"
 
 $(VENV)/.installed-browser: $(VENV)/.installed-dev

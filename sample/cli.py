@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import os
 import sys
 import time
 from pathlib import Path
@@ -16,7 +14,7 @@ from unclip_sample.outputs import plan_outputs
 from unclip_sample.prompts import is_shared, own_share
 from unclip_sample.records import record_of
 from unclip_sample.request import Request, RequestError, read_request
-from unclip_sample.running import exit_status
+from unclip_sample.running import exit_status, quiet_libraries
 from unclip_sample.words import Parser, count, seed, side
 
 EXAMPLES = """examples:
@@ -181,14 +179,9 @@ def model_folder(name: str | None) -> Path:
 
 def load(folder: Path, request: Request, args: argparse.Namespace) -> Any:
     """The pipeline, as the request wants it."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    quiet_libraries()
     import torch
 
-    for name in ("torchao", "torch.utils._pytree"):  # wherever torchao is installed, used or not
-        logging.getLogger(name).setLevel(logging.ERROR)
     from unclip import UnCLIPPipeline
     from unclip.pipeline.memory import chosen_dtype
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 
 from unclip_sample.cli import DTYPES, Parser
+from unclip_sample.running import quiet_libraries
 
 EXAMPLES = """examples:
   unclip-convert kakaobrain/karlo-v1-alpha karlo --dtype float16
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> dict:
     """Convert, and say what was done."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    quiet_libraries(offline=False)
     import torch
 
     from unclip.pipeline.published.conversion import convert

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unclip_sample.request import RequestError
+from unclip_sample.running import quiet_libraries
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,9 +42,7 @@ def load_clip(folder: Path, device: Any = "cpu", option: str = "--clip") -> CLIP
     Raises:
         RequestError: when the folder holds no CLIP that can be read.
     """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    quiet_libraries()
     from transformers.utils.logging import disable_progress_bar
 
     from unclip import CLIP

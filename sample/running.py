@@ -1,13 +1,25 @@
-"""How a command ends: its exit status, and one line for what went wrong."""
+"""How a command begins and ends: libraries that keep quiet, an exit status, one line for faults."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
 
 from unclip_sample.outputs import OutputError
 from unclip_sample.request import RequestError
+
+
+def quiet_libraries(offline: bool = True) -> None:
+    """Keep libraries from the network and from stderr; to be called before they are imported."""
+    if offline:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    for name in ("torchao", "torch.utils._pytree"):  # imported wherever torchao is installed
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def exit_status(program: str, work: Callable[[], int], debug: bool) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from unclip_sample.evaluation.words import parser, sizes_of
 from unclip_sample.outputs import check_writable
 from unclip_sample.request import RequestError
-from unclip_sample.running import exit_status
+from unclip_sample.running import exit_status, quiet_libraries
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -166,10 +165,7 @@ def inception_of(weights: str, device: Any) -> Callable[[Any], Any]:
 
 def load_pipeline(args: argparse.Namespace, model: Path) -> tuple[Any, Any]:
     """The pipeline on its device, and the processes that draw together."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    quiet_libraries()
     import torch
 
     from unclip import UnCLIPPipeline

@@ -5,7 +5,6 @@ import sys
 import pytest
 import torch
 from diffusers import PipelineQuantizationConfig, TorchAoConfig
-from torchao.quantization import Int8WeightOnlyConfig
 
 from unclip import UnCLIPPipeline
 from unclip.pipeline.arguments import STAGES
@@ -18,11 +17,14 @@ from unclip.pipeline.quantization import (
     quantize_networks,
 )
 
+torchao = pytest.importorskip(
+    "torchao.quantization", reason="of the extra quant: make test EXTRAS=dev,quant VENV=.venv-quant"
+)
 ARGUMENTS = {"seeds": 7, "size": 256, "output_type": "pt"}
 
 
 def of_int8():
-    return TorchAoConfig(Int8WeightOnlyConfig())
+    return TorchAoConfig(torchao.Int8WeightOnlyConfig())
 
 
 def loaded(folder, config, **arguments):
@@ -66,7 +68,9 @@ def test_the_library_s_own_configs_choose_the_stages():
 
 
 def test_layers_that_are_named_stay_whole(own_pipe):
-    config = {"prior": TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=["proj_in"])}
+    config = {
+        "prior": TorchAoConfig(torchao.Int8WeightOnlyConfig(), modules_to_not_convert=["proj_in"])
+    }
     quantize_networks(own_pipe.components, config)
     kinds = {name: type(p.data) for name, p in own_pipe.prior.named_parameters() if p.ndim == 2}
     whole = {name for name, kind in kinds.items() if kind is torch.Tensor}
@@ -82,7 +86,7 @@ def test_layers_that_are_named_stay_whole(own_pipe):
 def test_a_config_that_no_layer_follows(own_pipe):
     names = [name for name, _ in own_pipe.prior.named_children()]
     with pytest.raises(ValueError, match="every layer of prior"):
-        quantize(own_pipe.prior, TorchAoConfig(Int8WeightOnlyConfig(), names), "prior")
+        quantize(own_pipe.prior, TorchAoConfig(torchao.Int8WeightOnlyConfig(), names), "prior")
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,7 @@ def test_precision_threads_and_silence(sample):
 
 
 def test_quantized_stages_are_recorded_and_drawn_again(sample, monkeypatch):
+    pytest.importorskip("torchao", reason="of the extra quant")
     assert (
         sample(*RED, "--seed", 1, "--size", 64, "--quantize", "int8", "--output", "a.png")[0] == 0
     )
