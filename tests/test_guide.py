@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,13 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", GUIDE, flags=re.DOTALL)
 
 
-COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
+HAS_TORCHAO = find_spec("torchao") is not None  # of the extra quant
+COMMANDS = [
+    line
+    for block in blocks("bash")
+    for line in block.splitlines()
+    if line.strip() and (HAS_TORCHAO or "--quantize" not in line)
+]
 
 
 @pytest.fixture(scope="module")
