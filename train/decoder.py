@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from unclip.diffusion.gaussian import q_sample, target_for
 from unclip.diffusion.guidance import drop_mask
-from unclip.diffusion.losses import hybrid_loss, min_snr_weight, simple_loss
+from unclip.diffusion.losses import hybrid_loss, min_snr_weight, prediction_loss, simple_loss
 from unclip.diffusion.noise import child_generators, randn_per_sample
 from unclip.diffusion.sampling import denoise
 from unclip.diffusion.schedule import make_schedule
@@ -32,6 +32,7 @@ from unclip_train.draws import (
     draw_noise_like,
     draw_timesteps,
     drop_captions,
+    noised_z_img,
 )
 from unclip_train.lora import add_lora, save_lora
 from unclip_train.networks import build_network
@@ -72,13 +73,15 @@ class DecoderStage:
     def loss(
         self, network: nn.Module, batch: dict, generators: list[torch.Generator]
     ) -> dict[str, Tensor]:
-        """Squared error of eps or v; z_img and caption dropped independently.
+        """Squared error of eps, v or x_0; z_img and caption dropped independently.
 
         An inpainting decoder is told the part of x_0 that random masks leave (GLIDE, section 5.1).
         """
         captions = drop_captions(batch["caption"], self.config.drop_text, generators)
         no_z_img = drop_mask(self.config.drop_z_img, generators)
         x_0, z_img, text = self.conditions(network, batch, captions)
+        if self.config.z_img_noise:
+            z_img = noised_z_img(z_img, self.config.z_img_noise, generators)
         t = self._timesteps(generators, x_0.device)
         no_z_img = no_z_img.to(x_0.device)
         error = self._errors(network, x_0, t, z_img, text, no_z_img, generators)
@@ -136,7 +139,10 @@ class DecoderStage:
         if self.network.config.learned_variance:
             weight = self.config.vlb_weight
             return hybrid_loss(self.schedule, output, x_0, x_t, eps, t, weight, kind)
-        return simple_loss(output, target_for(self.schedule, kind, x_0, eps, t))
+        if self.config.min_snr_gamma:  # which weighs the plain error of each kind
+            return simple_loss(output, target_for(self.schedule, kind, x_0, eps, t))
+        weight = self.config.max_loss_weight
+        return prediction_loss(self.schedule, kind, output, x_0, eps, t, weight)
 
     def _weight(self, t: Tensor) -> Tensor:
         if not self.config.min_snr_gamma:

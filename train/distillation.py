@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from unclip.diffusion.distillation import check_steps, student_times, teacher_jump
-from unclip.diffusion.gaussian import eps_from_x_0, q_sample, target_for, x_0_from_prediction
+from unclip.diffusion.gaussian import eps_from_x_0, q_sample, x_0_from_prediction
 from unclip.diffusion.guidance import guide
-from unclip.diffusion.losses import simple_loss
+from unclip.diffusion.losses import prediction_loss
 from unclip.models.clip import TextEncoding
 from unclip.models.decoder import Decoder
 from unclip_train.config import ConfigError, DecoderConfig
@@ -49,7 +49,7 @@ class DistillationStage:
     def loss(
         self, network: nn.Module, batch: dict, generators: list[torch.Generator]
     ) -> dict[str, Tensor]:
-        """Squared error of v, at the beginning of one of the student's steps."""
+        """Squared error of v or x_0, at the beginning of one of the student's steps."""
         drop_text = self.stage.config.drop_text
         captions = drop_captions(batch["caption"], drop_text, generators)
         step = draw_timesteps(len(self.times), generators, torch.device("cpu"))  # [B]
@@ -80,22 +80,23 @@ class DistillationStage:
             self.settings.substeps,
         )
         eps_hat = eps_from_x_0(self.schedule, x_t, x_0_hat, t)
-        target = target_for(self.schedule, "v", x_0_hat, eps_hat, t)
-        return simple_loss(network(x_t, t, z_img, text, None, None).float(), target)
+        output = network(x_t, t, z_img, text, None, None).float()
+        kind, weight = self.network.config.prediction, self.stage.config.max_loss_weight
+        return prediction_loss(self.schedule, kind, output, x_0_hat, eps_hat, t, weight)
 
     def _guided_x_0(
         self, x_t: Tensor, t: Tensor, z_img: Tensor, text: TextEncoding, unguided: TextEncoding
     ) -> Tensor:
         """The teacher's x_0_hat under classifier-free guidance."""
-        v = self.teacher.to(x_t.device)(x_t, t, z_img, text).float()
+        output = self.teacher.to(x_t.device)(x_t, t, z_img, text).float()
         if self.settings.guidance != 1:
             no_z_img = torch.ones(len(x_t), dtype=torch.bool, device=x_t.device)
-            v = guide(
-                v,
+            output = guide(
+                output,
                 self.teacher(x_t, t, z_img, unguided, None, no_z_img).float(),
                 self.settings.guidance,
             )
-        return x_0_from_prediction(self.schedule, "v", x_t, v, t)
+        return x_0_from_prediction(self.schedule, self.teacher.config.prediction, x_t, output, t)
 
     @torch.no_grad()
     def validate(self, network: nn.Module, batches: Iterable[dict]) -> dict[str, float]:
@@ -130,10 +131,10 @@ def make_stage(config: DecoderConfig, stage: DecoderStage) -> DistillationStage:
             raise ConfigError(f"distill.teacher: its {name} is {its}, the student's {ours}")
     for who, network in (("network", stage.network), ("distill.teacher", teacher)):
         made = network.config
-        if made.prediction != "v" or made.learned_variance or made.inpainting:
+        if made.prediction == "eps" or made.learned_variance or made.inpainting:
             raise ConfigError(
-                f"{who}: distillation is of decoders with prediction v, learned_variance false "
-                "and inpainting false"
+                f"{who}: distillation is of decoders with prediction v or x_0, learned_variance "
+                "false and inpainting false"
             )
     try:
         check_steps(stage.schedule.num_steps, config.distill.steps, config.distill.substeps)

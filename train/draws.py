@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unclip.diffusion.guidance import drop_mask
@@ -57,6 +58,18 @@ def drop_captions(
     """The captions, each emptied with the probability given, for classifier-free guidance."""
     dropped = drop_mask(probability, generators).tolist()
     return ["" if drop else caption for drop, caption in zip(dropped, captions, strict=True)]
+
+
+def noised_z_img(z_img: Tensor, largest: float, generators: Sequence[torch.Generator]) -> Tensor:
+    """z_img [B, D] moved by noise, at its own length; what a prior draws is near the truth, too.
+
+    z' = |z| (z / |z| + s n / sqrt(D)) / |...|, n ~ N(0, 1), s uniform in 0 .. largest
+    """
+    shares = [torch.rand((), generator=generator) for generator in generators]
+    s = largest * torch.stack(shares).to(z_img)[:, None]
+    n = draw_noise_like(z_img, generators) / z_img.shape[1] ** 0.5
+    moved = F.normalize(z_img, dim=-1) + s * n
+    return F.normalize(moved, dim=-1) * z_img.norm(dim=-1, keepdim=True)
 
 
 def draw_noise_like(x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

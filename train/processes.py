@@ -45,7 +45,8 @@ def place(
         network = shard(network)
         optimizer = make_optimizer(network, config, fused)
         return network, accelerator.prepare_optimizer(optimizer)
-    network = network.to(memory_format=torch.channels_last)
+    if accelerator.device.type == "cuda":  # on a CPU the normalisations lose more than is won
+        network = network.to(memory_format=torch.channels_last)
     return accelerator.prepare(network, make_optimizer(network, config, fused=True))
 
 

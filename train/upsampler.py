@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from unclip.diffusion.gaussian import q_sample, target_for
-from unclip.diffusion.losses import simple_loss, x_0_loss_as_v
+from unclip.diffusion.gaussian import q_sample
+from unclip.diffusion.losses import prediction_loss
 from unclip.diffusion.noise import child_generators, randn_per_sample
 from unclip.diffusion.sampling import denoise
 from unclip.diffusion.schedule import make_schedule
@@ -79,9 +79,7 @@ class UpsamplerStage:
         x_t = q_sample(self.schedule, x_0, t, eps)
         prediction = network(x_t, t, x_low, noise_level).float()
         kind = self.network.config.prediction
-        if kind == "x_0":
-            return x_0_loss_as_v(self.schedule, prediction, x_0, t, self.max_loss_weight)
-        return simple_loss(prediction, target_for(self.schedule, kind, x_0, eps, t))
+        return prediction_loss(self.schedule, kind, prediction, x_0, eps, t, self.max_loss_weight)
 
     def validate(self, network: nn.Module, batches: Iterable[dict]) -> dict[str, float]:
         """Loss by timestep; PSNR of drawn crops, and of small pictures that are only resized."""

@@ -21,6 +21,7 @@ from unclip.diffusion.losses import (
     contrastive_loss,
     hybrid_loss,
     min_snr_weight,
+    prediction_loss,
     simple_loss,
     vlb_loss,
     x_0_loss_as_v,
@@ -129,6 +130,16 @@ def test_x_0_loss_is_the_error_of_the_implied_v(batch):
     error = simple_loss(v_hat, v_from_x_0_eps(SCHEDULE, x_0.double(), eps.double(), TIMES))
     result = x_0_loss_as_v(SCHEDULE, x_0_hat, x_0, TIMES, max_weight=math.inf)
     torch.testing.assert_close(result, error, rtol=1e-3, atol=1e-5)
+
+
+def test_the_loss_of_each_kind_is_of_what_it_predicts(batch):
+    x_0, eps, _ = batch
+    output = torch.randn(4, 3, 4, 4)
+    for kind in ("eps", "v"):
+        expected = simple_loss(output, target_for(SCHEDULE, kind, x_0, eps, TIMES))
+        assert torch.equal(prediction_loss(SCHEDULE, kind, output, x_0, eps, TIMES), expected)
+    expected = x_0_loss_as_v(SCHEDULE, output, x_0, TIMES, 7.0)
+    assert torch.equal(prediction_loss(SCHEDULE, "x_0", output, x_0, eps, TIMES, 7.0), expected)
 
 
 def test_the_weight_of_the_x_0_loss_is_capped():

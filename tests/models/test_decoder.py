@@ -184,7 +184,8 @@ def test_save_and_load(decoder, text, tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"prediction": "x_0"}, "prediction"),
+        ({"prediction": "x"}, "^prediction"),
+        ({"prediction": "x_0", "learned_variance": True}, "^learned_variance"),
         ({"head_dim": 20}, "head_dim"),
         ({"size": 18}, None),
         ({"size": 15}, "size"),

@@ -9,15 +9,22 @@ from unclip_train.config import ConfigError, OptimizerConfig, load_config
 from unclip_train.data.loader import collate
 from unclip_train.identity import config_hash
 from unclip_train.optimizer import make_optimizer
+from unclip_train.weights import load_network
 
-V_DECODER = ["network.prediction=v", "network.learned_variance=false", "network.text_encoder=null"]
+PLAIN = ["network.learned_variance=false", "network.text_encoder=null"]
+
+
+@pytest.fixture(scope="module", params=["v", "x_0"])
+def kind(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def teacher(drawings_folder, tiny_clip, tmp_path_factory):
-    """A tiny decoder of v, random but for its last layer, which begins at nothing."""
+def teacher(kind, drawings_folder, tiny_clip, tmp_path_factory):
+    """A tiny decoder, random but for its last layer, which begins at nothing."""
     folder = tmp_path_factory.mktemp("teacher")
-    words = [f"data.source={drawings_folder}", f"clip={tiny_clip}", f"output={folder}", *V_DECODER]
+    words = [f"data.source={drawings_folder}", f"clip={tiny_clip}", f"output={folder}", *PLAIN]
+    words += [f"network.prediction={kind}"]
     stage, _ = make_stage("decoder", load_config("decoder", "tiny/decoder", words))
     torch.nn.init.normal_(stage.network.unet.conv_out.weight, std=0.02)
     stage.save(stage.network, folder / "model")
@@ -26,7 +33,9 @@ def teacher(drawings_folder, tiny_clip, tmp_path_factory):
 
 def student(tiny_config, tiny_clip, teacher, *words):
     """A stage beside the teacher, and its data."""
-    words = [f"clip={tiny_clip}", f"distill.teacher={teacher}", *V_DECODER, *words]
+    prediction = load_network("decoder", str(teacher), {}).config.prediction
+    words = [f"network.prediction={prediction}", *words]
+    words = [f"clip={tiny_clip}", f"distill.teacher={teacher}", *PLAIN, *words]
     return make_stage("decoder", tiny_config("decoder", *words))
 
 

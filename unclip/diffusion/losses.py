@@ -97,6 +97,21 @@ def hybrid_loss(
     return simple + vlb_weight * schedule.num_steps * vlb
 
 
+def prediction_loss(
+    schedule: NoiseSchedule,
+    kind: str,
+    output: Tensor,
+    x_0: Tensor,
+    eps: Tensor,
+    t: Tensor,
+    max_weight: float = 400.0,
+) -> Tensor:
+    """L_simple of eps or v; of x_0 the same as x_0_loss_as_v, [B]."""
+    if kind == "x_0":
+        return x_0_loss_as_v(schedule, output, x_0, t, max_weight)
+    return simple_loss(output, target_for(schedule, kind, x_0, eps, t))
+
+
 def x_0_loss_as_v(
     schedule: NoiseSchedule, x_0_hat: Tensor, x_0: Tensor, t: Tensor, max_weight: float = 400.0
 ) -> Tensor:

@@ -105,7 +105,8 @@ class Decoder(ModelMixin, ConfigMixin):
         context_dim: width of the context tokens.
         dropout: within residual blocks.
         z_img_scale: factor on z_img before projection (sqrt(D) brings unit vectors to unit RMS).
-        prediction: "eps" (the paper) or "v".
+        prediction: "eps" (the paper), "v", or "x_0", which asks of a large stem no noise to be
+            passed through (Li & He 2025, arXiv 2511.13720) and goes without a learned variance.
         learned_variance: whether three more channels speak for the variance (the paper).
         text_encoder: size of a text transformer of its own (GLIDE, the paper): a mapping of
             TextTransformer's arguments; without it the states of CLIP's encoder serve (Karlo).
@@ -146,7 +147,15 @@ class Decoder(ModelMixin, ConfigMixin):
     ):
         super().__init__()
         check_decoder(
-            size, stem, channels, attention_levels, head_dim, context, prediction, norm_groups
+            size,
+            stem,
+            channels,
+            attention_levels,
+            head_dim,
+            context,
+            prediction,
+            norm_groups,
+            learned_variance,
         )
         self.text_transformer = TextTransformer(**text_encoder) if text_encoder else None
         states_dim = self.text_transformer.config.width if text_encoder else text_states_dim
@@ -215,7 +224,7 @@ class Decoder(ModelMixin, ConfigMixin):
         no_z_img: Tensor | None = None,
         context: Context | None = None,
     ) -> Tensor:
-        """Predict eps or v, and the variance's fraction where it is learned.
+        """Predict eps, v or x_0, and the variance's fraction where it is learned.
 
         Args:
             x_t: [B, 3, S, S] noised pictures.

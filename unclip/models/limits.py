@@ -25,10 +25,12 @@ def check_decoder(
     context: int,
     prediction: str,
     norm_groups: int = 32,
+    learned_variance: bool = False,
 ) -> None:
     """Refuse arguments that would fail late or give silently wrong attention."""
-    if prediction not in ("eps", "v"):
-        raise ValueError(f"prediction must be 'eps' or 'v', not {prediction!r}")
+    check_prediction(prediction)
+    if prediction == "x_0" and learned_variance:
+        raise ValueError("learned_variance needs prediction 'eps' or 'v', not 'x_0'")
     check_positive(size=size, stem=stem, head_dim=head_dim, norm_groups=norm_groups)
     check_channels(channels, norm_groups)
     if len(attention_levels) != len(channels):
@@ -55,12 +57,17 @@ def check_upsampler(
     norm_groups: int,
 ) -> None:
     """Refuse sizes that cannot be halved, and predictions that a stem cannot make."""
-    if prediction not in ("eps", "v", "x_0"):
-        raise ValueError(f"prediction must be 'eps', 'v' or 'x_0', not {prediction!r}")
+    check_prediction(prediction)
     check_positive(size=size, stem=stem, norm_groups=norm_groups)
     check_channels(channels, norm_groups)
     if stem > STEM_OF_NOISE and prediction != "x_0":
         raise ValueError(f"stem {stem} needs prediction 'x_0', not {prediction!r}")
+
+
+def check_prediction(prediction: str) -> None:
+    """Refuse a kind of prediction that is not known."""
+    if prediction not in ("eps", "v", "x_0"):
+        raise ValueError(f"prediction must be 'eps', 'v' or 'x_0', not {prediction!r}")
 
 
 def check_channels(channels: Sequence[int], norm_groups: int) -> None:
