@@ -13,6 +13,7 @@ FLAGS       ?= --guidance 3
 PYTEST_ARGS ?=
 TORCH_INDEX ?=
 EXTRAS      ?= dev
+JOBS        ?= 2
 
 PYTHON_IN_VENV := $(VENV)/bin/python
 INSTALL := $(PYTHON_IN_VENV) -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -23,7 +24,7 @@ INSTALL := $(PYTHON_IN_VENV) -m pip install --quiet --disable-pip-version-check 
 
 help:
 	@echo 'make demo PROMPT="..."   draw a 1024 x 1024 picture as demo.png (FLAGS="--seed 7" for more)'
-	@echo 'make test                pass the tests (PYTEST_ARGS="tests/diffusion -x" for some)'
+	@echo 'make test                pass the tests (PYTEST_ARGS="tests/diffusion -x" for some; JOBS=8)'
 	@echo 'make test VENV=.venv-quant EXTRAS=dev,quant   the same, quantised loading by torchao included'
 	@echo 'make test-slow           pass the long tests, an hour at most'
 	@echo 'make test-browser        drive the page of unclip-serve in Chromium, a few minutes'
@@ -84,7 +85,7 @@ demo: $(VENV)/.installed
 	echo "the picture is in $$PWD/$$picture"
 
 test: $(VENV)/.installed-dev
-	@$(PYTHON_IN_VENV) -P -m pytest $(PYTEST_ARGS)
+	@$(PYTHON_IN_VENV) -P -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.installed-dev
 	@$(PYTHON_IN_VENV) -P -m pytest -m slow $(PYTEST_ARGS)

@@ -28,7 +28,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 from unclip import UnCLIPPipeline
-from unclip.diffusion.sampling import child_generators, randn_per_sample
+from unclip.diffusion.noise import child_generators, randn_per_sample
 
 KARLO = (320, 640, 960, 1280)
 CAPTIONS = ("a red apple", "two dogs in the snow", "a castle", "an old man who reads a newspaper")

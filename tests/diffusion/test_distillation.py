@@ -12,7 +12,8 @@ from unclip.diffusion.distillation import (
     times_between,
 )
 from unclip.diffusion.gaussian import q_sample
-from unclip.diffusion.sampling import child_generators, denoise
+from unclip.diffusion.noise import child_generators
+from unclip.diffusion.sampling import denoise
 from unclip.diffusion.schedule import make_schedule
 from unclip.diffusion.schedulers import make_scheduler
 from unclip.diffusion.timesteps import with_timesteps

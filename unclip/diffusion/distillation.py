@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .gaussian import eps_from_x_0
+from .gaussian import eps_from_x_0, signal_and_noise
 from .schedule import NoiseSchedule, gather
 
 
@@ -33,7 +33,7 @@ def ddim_to(schedule: NoiseSchedule, x_t: Tensor, x_0: Tensor, t: Tensor, t_end:
 
     x_end = sqrt(abar_end) x_0 + sqrt(1 - abar_end) eps_hat   (DDIM eq. 12; arXiv 2010.02502)
     """
-    signal, noise = signal_and_noise(schedule, t_end, x_t)
+    signal, noise = _at_end(schedule, t_end, x_t)
     return signal * x_0 + noise * eps_from_x_0(schedule, x_t, x_0, t)
 
 
@@ -45,7 +45,7 @@ def jump_target(
     x_0 = (x_end - r x_t) / (sqrt(abar_end) - r sqrt(abar_t)), r = sigma_end / sigma_t
     """
     signal, noise = signal_and_noise(schedule, t, x_t)
-    signal_end, noise_end = signal_and_noise(schedule, t_end, x_t)
+    signal_end, noise_end = _at_end(schedule, t_end, x_t)
     ratio = noise_end / noise
     return (x_end - ratio * x_t) / (signal_end - ratio * signal)
 
@@ -72,10 +72,9 @@ def teacher_jump(
     return jump_target(schedule, x_t, x, t, t_end)
 
 
-def signal_and_noise(schedule: NoiseSchedule, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """sqrt(abar_t) and sqrt(1 - abar_t), each [B, 1, ...], for t in -1 .. T-2 and T-1."""
-    abar = torch.cat([torch.ones(1, dtype=torch.float64), schedule.alphas_cumprod])  # [T + 1]
-    abar = gather(abar, t + 1, like)
+def _at_end(schedule: NoiseSchedule, t_end: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """sqrt(abar) and sqrt(1 - abar), each [B, 1, ...], where a step ends, in -1 .. T-2."""
+    abar = gather(schedule.alphas_cumprod_prev, t_end + 1, like)
     return abar.sqrt(), (1 - abar).sqrt()
 
 

@@ -18,37 +18,37 @@ PREDICTION_KINDS = ("eps", "v", "x_0")
 
 def q_sample(schedule: NoiseSchedule, x_0: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
     """Noise x_0 to time t: x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps   (DDPM eq. 4)."""
-    signal, noise = _signal_and_noise(schedule, t, x_0)
+    signal, noise = signal_and_noise(schedule, t, x_0)
     return signal * x_0 + noise * eps
 
 
 def x_0_from_eps(schedule: NoiseSchedule, x_t: Tensor, eps: Tensor, t: int | Tensor) -> Tensor:
     """x_0 = (x_t - sqrt(1 - abar_t) eps) / sqrt(abar_t)   (DDPM eq. 15)."""
-    signal, noise = _signal_and_noise(schedule, t, x_t)
+    signal, noise = signal_and_noise(schedule, t, x_t)
     return (x_t - noise * eps) / signal
 
 
 def eps_from_x_0(schedule: NoiseSchedule, x_t: Tensor, x_0: Tensor, t: int | Tensor) -> Tensor:
     """eps = (x_t - sqrt(abar_t) x_0) / sqrt(1 - abar_t)   (DDPM eq. 4 solved for eps)."""
-    signal, noise = _signal_and_noise(schedule, t, x_t)
+    signal, noise = signal_and_noise(schedule, t, x_t)
     return (x_t - signal * x_0) / noise
 
 
 def v_from_x_0_eps(schedule: NoiseSchedule, x_0: Tensor, eps: Tensor, t: int | Tensor) -> Tensor:
     """v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0   (PD section 4)."""
-    signal, noise = _signal_and_noise(schedule, t, x_0)
+    signal, noise = signal_and_noise(schedule, t, x_0)
     return signal * eps - noise * x_0
 
 
 def x_0_from_v(schedule: NoiseSchedule, x_t: Tensor, v: Tensor, t: int | Tensor) -> Tensor:
     """x_0 = sqrt(abar_t) x_t - sqrt(1 - abar_t) v   (PD appendix D)."""
-    signal, noise = _signal_and_noise(schedule, t, x_t)
+    signal, noise = signal_and_noise(schedule, t, x_t)
     return signal * x_t - noise * v
 
 
 def eps_from_v(schedule: NoiseSchedule, x_t: Tensor, v: Tensor, t: int | Tensor) -> Tensor:
     """eps = sqrt(1 - abar_t) x_t + sqrt(abar_t) v   (PD appendix D)."""
-    signal, noise = _signal_and_noise(schedule, t, x_t)
+    signal, noise = signal_and_noise(schedule, t, x_t)
     return noise * x_t + signal * v
 
 
@@ -143,7 +143,7 @@ def discretized_gaussian_log_likelihood(x: Tensor, mean: Tensor, log_variance: T
     return torch.where(x < -0.999, below, torch.where(x > 0.999, above, inside))
 
 
-def _signal_and_noise(
+def signal_and_noise(
     schedule: NoiseSchedule, t: int | Tensor, like: Tensor
 ) -> tuple[Tensor, Tensor]:
     """sqrt(abar_t) and sqrt(1 - abar_t), each [B, 1, ...]."""

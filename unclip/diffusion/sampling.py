@@ -14,28 +14,10 @@ import torch
 from diffusers import DDIMScheduler, SchedulerMixin
 from torch import Tensor
 
-from .interpolation import slerp
-from .inversion import ddim_invert
-from .noise import child_generators, randn_per_sample
 from .prediction import Predict, check_finite, predicted
 from .samplers import check_scheduler_class
-from .schedulers import abar_of, make_scheduler
-from .stepping import ddim_step, stepper, uses_variance
-from .timesteps import Steps, timesteps_for, with_timesteps
-
-__all__ = [
-    "Predict",
-    "Steps",
-    "abar_of",
-    "child_generators",
-    "ddim_invert",
-    "ddim_step",
-    "denoise",
-    "make_scheduler",
-    "randn_per_sample",
-    "slerp",
-    "timesteps_for",
-]
+from .stepping import stepper, uses_variance
+from .timesteps import Steps, with_timesteps
 
 
 @torch.no_grad()
