@@ -41,16 +41,22 @@ def matrix_rate(device: str, size: int) -> float:
     return 2 * size**3 / min(seconds_of(lambda: a @ a, device) for _ in range(10))
 
 
-def make_batch(decoder: Decoder, batch_size: int, device: str) -> tuple[Tensor, ...]:
+def make_batch(
+    decoder: Decoder,
+    batch_size: int,
+    device: str,
+    layout: torch.memory_format = torch.channels_last,
+) -> tuple[Tensor, ...]:
     """Noised pictures, timesteps, embeddings and captions of random numbers."""
     config = decoder.config
     shape = (batch_size, 3, config.size, config.size)
-    x_t = torch.randn(shape, device=device).to(memory_format=torch.channels_last)
+    x_t = torch.randn(shape, device=device).to(memory_format=layout)
     t = torch.randint(config.num_train_timesteps, (batch_size,), device=device)
     dim, context = config.embedding_dim, config.context
+    states_dim = config.text_states_dim or dim
     text = TextEncoding(
         torch.randn(batch_size, dim, device=device),
-        torch.randn(batch_size, context, dim, device=device),
+        torch.randn(batch_size, context, states_dim, device=device),
         torch.arange(context, device=device).expand(batch_size, -1) < context // 4,
         torch.zeros(batch_size, context, dtype=torch.long, device=device),
     )

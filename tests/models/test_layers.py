@@ -17,6 +17,7 @@ from unclip.models.layers import (
     context_keys_and_values,
     doubled,
     doubling_pays,
+    read_values,
     take_over,
 )
 
@@ -191,3 +192,22 @@ def test_attention_is_compiled_on_a_gpu_alone(monkeypatch):
     compiled.clear()
     compile_layers(network.to("meta"))
     assert compiled.count(attend) == len(attention_layers(network)) == len(compiled) - 10
+
+
+@pytest.mark.parametrize("rows", [None, 1, 4])
+def test_attention_by_plain_products_reads_the_same(rows):
+    """What training in half precision does on a CPU, beside the fused kernel in float32."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, 3, 4, 8), (2, 3, 9, 8), (2, 3, 9, 8)]
+    tensors = [torch.randn(shape, generator=generator).bfloat16() for shape in shapes]
+    bias = None
+    if rows is not None:
+        bias = torch.randn(2, 1, rows, 9, generator=generator).masked_fill(
+            torch.rand(2, 1, rows, 9, generator=generator) < 0.3, -1e4
+        )
+    expected = read_values(*(tensor.float() for tensor in tensors), bias)
+    found = read_values(*(tensor.requires_grad_() for tensor in tensors), bias)
+    assert found.grad_fn is not None and found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, atol=0.03, rtol=0.03)
+    with torch.no_grad():
+        torch.testing.assert_close(read_values(*tensors, bias), found, atol=0.03, rtol=0.03)

@@ -121,26 +121,23 @@ def attend(attn: Attention, x: Tensor, keys: Tensor, values: Tensor, bias: Tenso
     if bias is not None:
         bias = F.pad(bias, (0, cells.shape[1]))[:, None]  # [B, 1, 1, P + S]
     queries = heads(attn, attn.to_q(cells))
-    read = dot_product_attention(queries, keys, values, bias)  # [B, H, S, E]
-    read = read.transpose(1, 2).flatten(2)  # [B, S, C]
+    read = read_values(queries, keys, values, bias).transpose(1, 2).flatten(2)  # [B, S, C]
     for layer in attn.to_out:
         read = layer(read)
     return x + read.transpose(1, 2).unflatten(2, x.shape[2:])
 
 
-def dot_product_attention(
-    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None
-) -> Tensor:
-    """softmax(q k / sqrt(E) + bias) v of queries [B, H, S, E] -> [B, H, S, E].
+def read_values(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(E) + bias) v of queries [B, H, Q, E] over P tokens -> [B, H, Q, E].
 
-    bias: [B, 1, 1, P]. Written out where a CPU is to give gradients: the backward pass of the fused
-    one takes three times as long there.
+    bias: [B, 1, 1 or Q, P]. In training on a CPU in half precision by plain products: over so few
+    tokens the gradients of the fused kernel take two to ten times as long (docs/performance.md).
     """
-    if queries.device.type == "cpu" and torch.is_grad_enabled():
-        scores = queries @ keys.mT * queries.shape[-1] ** -0.5
+    if queries.is_cpu and queries.dtype != torch.float32 and torch.is_grad_enabled():
+        scores = queries @ keys.mT * queries.shape[-1] ** -0.5  # [B, H, Q, P]
         return (scores if bias is None else scores + bias).softmax(-1).to(values.dtype) @ values
     if bias is not None:
-        bias = bias.expand(*queries.shape[:3], -1)
+        bias = bias.to(queries.dtype).expand(*queries.shape[:3], -1)
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
 
 

@@ -18,7 +18,8 @@ from diffusers import PriorTransformer
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.transformers.prior_transformer import PriorTransformerOutput
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from unclip.models.layers import read_values
 
 MASKED = -10000.0  # the library's stand-in for minus infinity; exp() of it is 0 in float32
 
@@ -175,21 +176,9 @@ def attend(
     pairs = ((own[0],), (own[1],)) if past is None else zip(past, own, strict=True)
     keys, values = (torch.cat(pair, dim=2) for pair in pairs)
     queries = heads(attention.to_q(x))
-    read = read_values(queries, keys, values, bias.to(queries.dtype))
+    read = read_values(queries, keys, values, bias)
     read = read.transpose(1, 2).flatten(2)  # [B, Q, C]
     for layer in attention.to_out:
         read = layer(read)
     tokens = tokens + read
     return tokens + block.ff(block.norm3(tokens)), own
-
-
-def read_values(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(E) + bias) v, [B, H, Q, E].
-
-    In training on a CPU in half precision by plain products: over so few tokens the gradients of
-    the fused kernel take two to ten times as long as theirs (docs/performance.md).
-    """
-    if not (queries.is_cpu and queries.dtype != torch.float32 and torch.is_grad_enabled()):
-        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
-    with sdpa_kernel(SDPBackend.MATH):
-        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
