@@ -58,6 +58,7 @@ def test_a_teacher_has_nothing_to_learn_from_its_own_single_step(tiny_config, ti
     assert losses[0] < 1e-9 < 1e-7 < losses[1]
 
 
+@pytest.mark.parametrize("kind", ["v"], indirect=True)  # each takes seconds
 def test_a_student_learns_and_the_teacher_stays(tiny_config, tiny_clip, teacher):
     words = ["distill.steps=2", "distill.substeps=3", "distill.guidance=2"]
     stage, dataset = student(tiny_config, tiny_clip, teacher, *words)

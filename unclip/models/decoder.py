@@ -146,17 +146,8 @@ class Decoder(ModelMixin, ConfigMixin):
         num_train_timesteps: int = 1000,
     ):
         super().__init__()
-        check_decoder(
-            size,
-            stem,
-            channels,
-            attention_levels,
-            head_dim,
-            context,
-            prediction,
-            norm_groups,
-            learned_variance,
-        )
+        sizes = (size, stem, channels, attention_levels, head_dim, context)
+        check_decoder(*sizes, prediction, norm_groups, learned_variance)
         self.text_transformer = TextTransformer(**text_encoder) if text_encoder else None
         states_dim = self.text_transformer.config.width if text_encoder else text_states_dim
         self.text_proj = UnCLIPTextProjModel(
