@@ -8,10 +8,15 @@ import torch
 from safetensors.torch import load_file
 
 from unclip import LaionPrior, UnCLIPPipeline
+from unclip.diffusion.noise import child_generators
 from unclip.models.clip import TextEncoding
 from unclip.pipeline.loading import ModelFileError
 from unclip.pipeline.published import karlo_original, laion, packed_unet
+from unclip.pipeline.published.parts import read_part
 from unclip.pipeline.published.sources import read_encoder, read_prior
+from unclip_train.config import ConfigError, PriorConfig
+from unclip_train.prior import PriorStage
+from unclip_train.weights import load_clip, load_network
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 FILES = {
@@ -379,3 +384,51 @@ def test_full_sizes_of_kandinsky_priors(dim, millions):
 def test_a_pickle_is_announced(laion_file, caplog):
     read_prior(laion_file)
     assert any("is pickled" in record.message for record in caplog.records)
+
+
+# Training that begins from them
+
+
+@pytest.mark.parametrize("name", ["prior", "decoder", "upsampler_256"])
+def test_training_begins_from_karlos_files(name, originals, tiny_sizes):
+    network = load_network(name, str(originals), {})
+    known = read_part(originals, name)
+    assert network.training and not known.training
+    assert all(map(torch.equal, network.state_dict().values(), known.state_dict().values()))
+    with pytest.raises(ConfigError, match="network.size|network.num_layers"):
+        load_network(name, str(originals), {"num_layers" if name == "prior" else "size": 999})
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_training_begins_from_a_laion_prior(levels, laion_file, karlo):
+    network = load_network("prior", str(laion_file), {"embedding_dim": 32})
+    assert isinstance(network, LaionPrior) and network.training
+    config = PriorConfig(drop_text=0.3, noise_levels=levels)
+    stage = PriorStage(network, load_clip(str(karlo.text_folder)), config)
+    z_img = torch.nn.functional.normalize(torch.randn(6, 32), dim=1)
+    batch = {"z_img": z_img, "caption": [f"number {n}" for n in range(6)]}
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(12):
+        loss = stage.loss(network, batch, child_generators(list(range(6)), "test"))["loss"]
+        losses.append(float(loss.detach()))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < 0.9 * losses[0], losses
+
+
+def test_training_begins_from_a_model_of_the_hub(karlo, monkeypatch):
+    asked = []
+
+    def download(name, **settings):
+        asked.append(name)
+        return str(karlo.text_folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    network = load_network("decoder", "hub:someone/karlo", {})
+    known = read_part(karlo.text_folder, "decoder")
+    assert asked == ["someone/karlo"]
+    assert all(map(torch.equal, network.state_dict().values(), known.state_dict().values()))
+    clip = load_clip("hub:someone/karlo")
+    assert clip.embedding_dim == 32 and asked == ["someone/karlo"] * 2
