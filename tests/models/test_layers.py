@@ -1,6 +1,7 @@
 """Our layers in the library's U-Nets give what the library's own give, with less work."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from unclip.models.layers import (
     context_keys_and_values,
     doubled,
     doubling_pays,
+    quickest_layout,
     read_values,
     take_over,
 )
@@ -211,3 +213,10 @@ def test_attention_by_plain_products_reads_the_same(rows):
     torch.testing.assert_close(found.float(), expected, atol=0.03, rtol=0.03)
     with torch.no_grad():
         torch.testing.assert_close(read_values(*tensors, bias), found, atol=0.03, rtol=0.03)
+
+
+@pytest.mark.parametrize(("stem", "layout"), [(1, LAYOUTS[1]), (2, LAYOUTS[1]), (4, LAYOUTS[0])])
+def test_small_grids_are_laid_out_in_order(stem, layout):
+    network = torch.nn.Conv2d(4, 4, 3)
+    network.config = SimpleNamespace(size=64, stem=stem)
+    assert quickest_layout(network) == layout

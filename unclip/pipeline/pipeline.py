@@ -23,6 +23,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from unclip.diffusion.timesteps import Steps
 from unclip.models.clip import OPENAI_MEAN, OPENAI_STD, TextEncoding
 from unclip.models.decoder import Decoder
+from unclip.models.layers import quickest_layout
 from unclip.models.prior import Prior
 from unclip.models.upsampler import Upsampler
 from unclip.pipeline import arguments
@@ -123,8 +124,8 @@ class UnCLIPPipeline(
             if network is not None:
                 nn.Module.float(network)
         for network in (self.decoder, self.upsampler_256, self.upsampler_1024):
-            if network is not None:  # 5 to 10 % quicker on a CPU
-                nn.Module.to(network, memory_format=torch.channels_last)
+            if network is not None:
+                nn.Module.to(network, memory_format=quickest_layout(network))
         for name in ("clip", *STAGES):
             if self.components[name] is not None:
                 self.components[name].eval()
