@@ -13,10 +13,8 @@ import json
 from unittest.mock import patch
 
 import torch
-import torch.nn.functional as F
 from interleaved import Work, compare, take_turns, timed
 from omegaconf import OmegaConf
-from torch import Tensor
 from train_step import make_batch, make_step
 
 from unclip import Decoder
@@ -24,12 +22,6 @@ from unclip.models import layers
 from unclip_train.config import config_path
 
 LAYOUTS = {"in order": torch.contiguous_format, "channels last": torch.channels_last}
-
-
-def fused(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-    """The attention of sampling, [B, H, S, E]; bias [B, 1, 1, P]."""
-    bias = bias.to(queries.dtype).expand(*queries.shape[:3], -1)
-    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
 
 
 def side(layout: torch.memory_format, attention: str, batch_size: int) -> Work:
@@ -43,7 +35,7 @@ def side(layout: torch.memory_format, attention: str, batch_size: int) -> Work:
         return timed(step)
 
     def step_fused() -> None:
-        with patch.object(layers, "read_values", fused):
+        with patch.object(layers, "read_values", layers.read_values_fused):
             step()
 
     return timed(step_fused)

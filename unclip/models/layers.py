@@ -136,6 +136,11 @@ def read_values(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | No
     if queries.is_cpu and queries.dtype != torch.float32 and torch.is_grad_enabled():
         scores = queries @ keys.mT * queries.shape[-1] ** -0.5  # [B, H, Q, P]
         return (scores if bias is None else scores + bias).softmax(-1).to(values.dtype) @ values
+    return read_values_fused(queries, keys, values, bias)
+
+
+def read_values_fused(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+    """The same by the library's fused kernel."""
     if bias is not None:
         bias = bias.to(queries.dtype).expand(*queries.shape[:3], -1)
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)

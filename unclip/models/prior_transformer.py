@@ -19,7 +19,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.transformers.prior_transformer import PriorTransformerOutput
 from torch import Tensor
 
-from unclip.models.layers import read_values
+from unclip.models.layers import heads, read_values
 
 MASKED = -10000.0  # the library's stand-in for minus infinity; exp() of it is 0 in float32
 
@@ -167,17 +167,12 @@ def attend(
     [B, H, Q, E].
     """
     attention = block.attn1
-
-    def heads(x: Tensor) -> Tensor:
-        return x.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
-
     x = block.norm1(tokens)
-    own = heads(attention.to_k(x)), heads(attention.to_v(x))
+    own = heads(attention, attention.to_k(x)), heads(attention, attention.to_v(x))
     pairs = ((own[0],), (own[1],)) if past is None else zip(past, own, strict=True)
     keys, values = (torch.cat(pair, dim=2) for pair in pairs)
-    queries = heads(attention.to_q(x))
-    read = read_values(queries, keys, values, bias)
-    read = read.transpose(1, 2).flatten(2)  # [B, Q, C]
+    queries = heads(attention, attention.to_q(x))
+    read = read_values(queries, keys, values, bias).transpose(1, 2).flatten(2)  # [B, Q, C]
     for layer in attention.to_out:
         read = layer(read)
     tokens = tokens + read

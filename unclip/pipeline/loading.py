@@ -198,9 +198,7 @@ def clip_sections(model_class: type) -> dict[str, set[str]]:
     return {
         "": whole,
         "text_config": text,
-        "vision_config": clip_settings(ResNetConfig)
-        | set(ResNetConfig().to_dict())
-        | RESNET_EXTRAS,
+        "vision_config": set(ResNetConfig().to_dict()) | RESNET_EXTRAS,
     }
 
 
