@@ -54,10 +54,15 @@ class Running:
 
     def settle(self) -> None:
         """Wait until nothing is drawn any more."""
-        deadline = time.monotonic() + 30
-        while self.engine.running or self.engine.num_waiting:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: not self.engine.running and not self.engine.num_waiting)
+
+
+def until(condition) -> None:
+    """Wait for what must come soon."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """The engine: what it joins, what it lets go, and that a fault stays with its owner."""
 
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -13,6 +12,8 @@ from unclip_sample.serve import fields
 from unclip_sample.serve.drawing import Easel
 from unclip_sample.serve.engine import Engine, Task
 from unclip_sample.serve.errors import ApiError
+
+from .conftest import until
 
 
 class Told:
@@ -143,9 +144,7 @@ def test_what_is_given_up_before_its_turn_is_not_begun(make_pipe):
     engine.submit([Task(generation(engine.pipe, "a cat", 1, steps=100), first), task])
     engine.give_up([task])
     assert isinstance(first.result()[0].picture, Image.Image)
-    deadline = time.monotonic() + 10
-    while engine.running and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: not engine.running)
     engine.stop()
     assert not began and not second.ended.is_set()
     with pytest.raises(ApiError, match="shutting down"):

@@ -27,6 +27,8 @@ from PIL import Image
 from unclip_sample.serve import cli, fields, pictures
 from unclip_sample.serve.drawing import Easel
 
+from .conftest import until
+
 QUICK = {"size": "64x64", "prior_steps": 1, "steps": 1}
 INSIDES = re.compile(r'Traceback|File "|site-packages|\.py\b|/(home|root|usr|tmp|work|opt)/|secret')
 
@@ -64,14 +66,6 @@ def begin(running, **words) -> socket.socket:
     )
     connection.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
     return connection
-
-
-def until(condition) -> None:
-    """Wait for what must come soon."""
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def kill(connection: socket.socket) -> None:
