@@ -63,8 +63,9 @@ class DataConfig:
 
 @dataclass
 class OptimizerConfig:
-    """AdamW; decay is not applied to biases, gains and other vectors."""
+    """Decay is not applied to biases, gains and other vectors."""
 
+    algorithm: str = "adamw"  # or "muon": for the weights of layers, and adamw for the rest
     lr: float = 1.2e-4
     beta1: float = 0.9
     beta2: float = 0.999
@@ -82,7 +83,7 @@ class RunConfig:
     steps: int = 1000
     batch_size: int = 64  # samples of one update, over all processes and micro-batches
     gradient_accumulation: int = 1  # micro-batches of an update
-    precision: str = "no"  # or "bf16", "fp16"
+    precision: str = "no"  # or "bf16", "fp16"; "auto": bf16 where the device is quicker in it
     ema_decay: Any = 0.9999  # or several in a list; the first is looked at
     export_ema: float | None = None  # which of them model/ gets; the first when not given
     compile: bool = False
@@ -250,8 +251,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "statistics_samples": (2, math.inf),
 }
 CHOICES: dict[str, tuple[str, ...]] = {
+    "algorithm": ("adamw", "muon"),
     "decay": ("constant", "cosine", "linear", "cooldown"),
-    "precision": ("no", "bf16", "fp16"),
+    "precision": ("auto", "no", "bf16", "fp16"),
     "degradation": ("blur", "bsr_light", "bsr"),
     "balance": ("concept", "drawing", "pair"),
     "framing": ("centre", "random", "pad"),

@@ -23,6 +23,7 @@ from unclip_train.config import ConfigError, StageConfig
 from unclip_train.data.build import captions_of, make_dataset, make_held_out
 from unclip_train.data.loader import collate
 from unclip_train.engine import list_decays
+from unclip_train.processes import known_precision
 from unclip_train.weights import load_clip
 
 CHAIN = ("decoder", *UPSAMPLERS)  # each draws four times the side of the one before
@@ -144,15 +145,15 @@ def memory(
 def kept_bytes(stage, batch: dict, config: StageConfig) -> int:
     """Bytes that a forward pass of the batch keeps for its backward pass, counted without values.
 
-    Numbers count 2 bytes under run.precision bf16 and fp16, though some stay in 4; what gradient
-    checkpointing would save is not subtracted.
+    Numbers count 2 bytes where run.precision means bf16 or fp16, though some stay in 4; what
+    gradient checkpointing would save is not subtracted.
     """
     network = stage.network.to("meta").train()
     if hasattr(stage, "clip"):
         stage.clip = ShapesOfClip(stage.clip)
     weights = {p.untyped_storage()._cdata for p in network.parameters()}
     kept: dict[int, int] = {}
-    short = config.run.precision != "no"
+    short = known_precision(config.run.precision) != "no"
 
     def keep(x: Tensor) -> Tensor:
         storage = x.untyped_storage()

@@ -14,6 +14,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -31,7 +32,7 @@ from unclip_train.log import Log
 from unclip_train.memory import OutOfMemory, checkpoint_gradients
 from unclip_train.monitor import Monitor
 from unclip_train.optimizer import set_learning_rate
-from unclip_train.processes import Agreement, make_accelerator, place
+from unclip_train.processes import Agreement, known_precision, make_accelerator, place
 from unclip_train.sharding import average_whole_gradients, clip_gradients, is_sharded
 from unclip_train.signals import Interrupted, Stopped, StopSignals
 from unclip_train.state import weightless_copy
@@ -72,7 +73,8 @@ class Engine:
         config: StageConfig,
         held_out: Dataset | None = None,
     ):
-        self.stage, self.dataset, self.config, self.run = stage, dataset, config, config.run
+        self.stage, self.dataset, self.config = stage, dataset, config
+        self.run = replace(config.run, precision=known_precision(config.run.precision))
         self.folder = Path(config.output)
         self.accelerator = make_accelerator(self.run.precision)
         self.agreement = Agreement(self.accelerator.num_processes)
@@ -118,6 +120,8 @@ class Engine:
             return
         if is_sharded(self.network):
             self.report(f"weights in shards over {self.accelerator.num_processes} processes")
+        if self.config.run.precision != self.run.precision:
+            self.report(f"run.precision={self.config.run.precision}: {self.run.precision} here")
         self.folder.mkdir(parents=True, exist_ok=True)
         save_config(self.config, self.folder / "run.yaml")
         is_main = self.accelerator.is_main_process

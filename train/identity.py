@@ -32,6 +32,8 @@ def config_hash(config: StageConfig) -> str:
         facts.pop(key, None)
     if facts.get("noise_levels") == 1:  # as it was before there were these keys
         facts.pop("noise_levels")
+    if facts["optimizer"]["algorithm"] == "adamw":
+        facts["optimizer"].pop("algorithm")
     if not facts.get("lora", {"rank": 0})["rank"]:
         facts.pop("lora", None)
     if facts.get("distill", {}).get("teacher") is None:

@@ -1,32 +1,94 @@
-"""AdamW as the configs describe it, and its learning rate at every step."""
+"""AdamW or Muon as the configs describe them, and the learning rate at every step."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unclip_train.config import OptimizerConfig
 
 COOLDOWN_SHARE = 0.2  # of a run (Haegele et al. 2024, 2405.18392, section 4)
+MOMENTUM = 0.95  # of Muon, of Nesterov's kind (Jordan et al. 2024)
+QUINTIC = (3.4445, -4.7750, 2.0315)  # a, b, c of a s + b s^3 + c s^5 (the same)
+ITERATIONS = 5  # of it (the same): every singular value comes to 0.7 to 1.2
+ADAMW_RMS = 0.2  # of the updates of AdamW at a rate of 1 (Liu et al. 2025, 2502.16982, section 2.2)
 
 
 def make_optimizer(
     network: nn.Module, config: OptimizerConfig, fused: bool | None = None
 ) -> torch.optim.AdamW:
-    """AdamW that decays matrices and kernels, not biases and gains.
+    """The optimizer that the config names; matrices and kernels decay, biases and gains do not.
 
-    fused: one kernel for all tensors, where the device has it.
+    fused: one kernel for all tensors, where the device has it; for AdamW.
     """
     trained = [p for p in network.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=fused
-    )
+    settings = {"lr": config.lr, "betas": (config.beta1, config.beta2), "eps": config.eps}
+    if config.algorithm == "adamw":
+        return torch.optim.AdamW(groups, **settings, fused=fused)
+    layers = [m for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    return Muon(groups, {m.weight for m in layers}, **settings)
+
+
+class Muon(torch.optim.AdamW):
+    """Steps of equal length in all directions for the weights of layers, AdamW for the rest.
+
+    M <- mu M + (1 - mu) G,  O = U V^T of (1 - mu) G + mu M = U S V^T,
+    W <- (1 - lr decay) W - 0.2 lr sqrt(max(m, n)) O
+    for a weight W [m, n] and its gradient G, kernels [m, n / (k k), k, k] as matrices. The factor
+    makes the update as long as AdamW's, so that its learning rates serve (Jordan et al. 2024,
+    kellerjordan.github.io/posts/muon; Liu et al. 2025, 2502.16982, eq. 4).
+
+    Args:
+        groups: of all parameters, as AdamW takes them.
+        weights: those among them that are stepped by Muon.
+    """
+
+    def __init__(self, groups: list[dict], weights: set[nn.Parameter], **settings):
+        super().__init__(groups, **settings)
+        self.weights = weights
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        """One update; gradients of what Muon stepped are given back (AdamW passes over those)."""
+        for group in self.param_groups:
+            for weight in self.weights.intersection(group["params"]):
+                if weight.grad is not None:
+                    self._step_by_muon(weight, group["lr"], group["weight_decay"])
+                    weight.grad = None
+        super().step(closure)
+
+    def _step_by_muon(self, weight: nn.Parameter, lr: float, decay: float) -> None:
+        state = self.state[weight]
+        if not state:
+            state["step"] = torch.zeros(())  # which AdamW looks for in all that it loads
+            state["momentum"] = torch.zeros_like(weight)
+        state["step"] += 1
+        momentum = state["momentum"].lerp_(weight.grad, 1 - MOMENTUM)
+        matrix = orthogonalized(weight.grad.lerp(momentum, MOMENTUM).flatten(1))
+        rms = ADAMW_RMS * math.sqrt(max(matrix.shape))
+        weight.mul_(1 - lr * decay).add_(matrix.reshape(weight.shape), alpha=-lr * rms)
+
+
+def orthogonalized(matrix: Tensor) -> Tensor:
+    """U V^T, nearly, of a matrix U S V^T [m, n], by Newton and Schulz's iteration.
+
+    X <- a X + (b X X^T + c (X X^T)^2) X takes every singular value to around 1 from anywhere
+    in (0, 1], where dividing by the Frobenius norm has brought them.
+    """
+    a, b, c = QUINTIC
+    x = matrix.bfloat16() if matrix.is_cuda else matrix.float()
+    x = x.T if matrix.shape[0] > matrix.shape[1] else x
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(ITERATIONS):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.T if matrix.shape[0] > matrix.shape[1] else x).to(matrix.dtype)
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:

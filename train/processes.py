@@ -14,8 +14,16 @@ from torch import nn
 from unclip_train.config import ConfigError, OptimizerConfig
 from unclip_train.optimizer import make_optimizer
 from unclip_train.sharding import refuse_other_shards, shard, wants_shards
+from unclip_train.throughput import quickest_precision
 
 FOREVER = timedelta(days=30)  # one process may draw or evaluate while the others wait
+
+
+def known_precision(precision: str) -> str:
+    """run.precision, "auto" replaced by what it stands for where this process runs."""
+    if precision != "auto":
+        return precision
+    return quickest_precision(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def make_accelerator(precision: str) -> Accelerator:
@@ -41,6 +49,8 @@ def place(
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """The network and its optimizer where they will run: in shards, or whole in every process."""
     if wants_shards(accelerator.num_processes):
+        if config.algorithm == "muon":
+            raise ConfigError("optimizer.algorithm=muon steps whole weights: under FSDP take adamw")
         fused = accelerator.device.type == "cuda" or None
         network = shard(network)
         optimizer = make_optimizer(network, config, fused)

@@ -49,10 +49,22 @@ def forked_random_numbers(network: nn.Module):
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
+def quickest_precision(device: torch.device) -> str:
+    """What run.precision "auto" stands for: "bf16" where the device is made for it, or "no".
+
+    A processor without bf16 units works it out in other ways, several times as slowly as fp32;
+    there is no list of such processors, so that each is timed.
+    """
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    rates = {name: measure_matmul(device, name, side=512) for name in ("no", "bf16")}
+    return max(rates, key=rates.get)
+
+
 @torch.no_grad()
-def measure_matmul(device: torch.device, precision: str) -> float:
-    """Operations a second of the fastest of some products of large square matrices."""
-    side, dtype = SIDES.get(device.type, SIDES["cpu"]), DTYPES[precision]
+def measure_matmul(device: torch.device, precision: str, side: int | None = None) -> float:
+    """Operations a second of the fastest of some products of square matrices, large unless told."""
+    side, dtype = side or SIDES.get(device.type, SIDES["cpu"]), DTYPES[precision]
     a, b = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(2))
     seconds = []
     for _ in range(REPEATS):

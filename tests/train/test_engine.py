@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from unclip.diffusion.noise import child_generators
 from unclip_train import checkpoint
@@ -50,16 +51,18 @@ def averages(engine: Engine) -> dict[str, torch.Tensor]:
     return engine.averages.tensors(engine.averages.first)
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_resumed_run_equals_the_straight_one(name, tiny_config, tiny_clip, tmp_path):
-    straight = engine_for(
-        name, tiny_config, tiny_clip, f"output={tmp_path / 'straight'}", "run.steps=5"
-    )
+@pytest.mark.parametrize(
+    ("name", "algorithm"), [*((name, "adamw") for name in STAGES), ("decoder", "muon")]
+)
+def test_resumed_run_equals_the_straight_one(name, algorithm, tiny_config, tiny_clip, tmp_path):
+    def engine(folder: str, steps: int) -> Engine:
+        words = (f"output={tmp_path / folder}", f"run.steps={steps}")
+        return engine_for(name, tiny_config, tiny_clip, f"optimizer.algorithm={algorithm}", *words)
+
+    straight = engine("straight", 5)
     straight.train()
     for steps in (2, 5):
-        parts = engine_for(
-            name, tiny_config, tiny_clip, f"output={tmp_path / 'parts'}", f"run.steps={steps}"
-        )
+        parts = engine("parts", steps)
         parts.train()
     assert losses(parts) == losses(straight) and len(losses(parts)) == 5
     for key, tensor in straight.bare_network.state_dict().items():
@@ -436,6 +439,23 @@ def test_the_scaler_of_fp16_is_kept_and_falls_with_a_skipped_update(tiny_config,
         engine_for("prior", tiny_config, tiny_clip, "run.precision=fp16")
 
 
+@pytest.mark.parametrize(("bf16_rate", "found"), [(3.0, "bf16"), (0.5, "no")])
+def test_auto_precision_is_the_quicker_one(
+    tiny_config, tiny_clip, monkeypatch, capsys, bf16_rate, found
+):
+    def rate(device, precision, side=None):
+        return {"no": 1.0, "bf16": bf16_rate}[precision]
+
+    monkeypatch.setattr("unclip_train.throughput.measure_matmul", rate)
+    # accelerate keeps the first precision of a process
+    monkeypatch.setattr(AcceleratorState, "_shared_state", {})
+    engine = engine_for("prior", tiny_config, tiny_clip, "run.precision=auto", "run.steps=1")
+    assert engine.accelerator.mixed_precision == engine.run.precision == found
+    engine.train()
+    assert f"run.precision=auto: {found} here" in capsys.readouterr().out
+    assert "precision: auto" in (engine.folder / "run.yaml").read_text()
+
+
 def test_full_disk_costs_nothing_that_was_saved(tiny_config, tiny_clip):
     """A limit on the size of files stands in for a full disk; one checkpoint is kept."""
     words = ("run.steps=9", "run.save_every=2", "run.keep_checkpoints=1")
@@ -525,3 +545,9 @@ def test_compiled_network_learns_and_sees_averages(
         assert loss(engine.forward) == pytest.approx(loss(network), rel=1e-5)
         assert abs(loss(network) - plain) > 1e-4 * plain
     assert loss(engine.forward) == pytest.approx(plain, rel=1e-6)
+
+
+def test_muon_refuses_weights_in_shards(tiny_config, tiny_clip, monkeypatch):
+    monkeypatch.setattr("unclip_train.processes.wants_shards", lambda count: True)
+    with pytest.raises(ConfigError, match="optimizer.algorithm=muon.*adamw"):
+        engine_for("prior", tiny_config, tiny_clip, "optimizer.algorithm=muon")
