@@ -9,7 +9,7 @@ from unclip.diffusion.interpolation import slerp
 from unclip.diffusion.inversion import ddim_invert
 from unclip.diffusion.noise import child_generators, randn_per_sample
 from unclip.diffusion.sampling import denoise
-from unclip.diffusion.schedulers import make_scheduler
+from unclip.diffusion.schedulers import alphas_cumprod, make_scheduler
 
 GOLDEN_SEEDS = [3221601117278604034, 7352917903161476240, 6344026265135377695]
 
@@ -64,6 +64,29 @@ def test_an_iteration_that_does_not_converge_is_left(drawings):
     for number in (1, 2, 9):
         refined = ddim_invert(network, drawings, scheduler, 10, num_refinements=number)
         assert refined.abs().max() < 2 * rough.abs().max()
+
+
+@pytest.mark.parametrize("num_refinements", [0, 3])
+def test_what_an_x_0_network_cannot_draw_does_not_make_x_T_loud(num_refinements):
+    """It knows the large half of the numbers, N(0, 0.5^2), and answers 0 for small details."""
+    scheduler = make_scheduler("ddim", "cosine", "x_0", clip_range=None)
+    abar = alphas_cumprod(scheduler)
+    details = torch.arange(200) >= 100
+    x_0 = torch.randn(4, 200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x_0 = x_0 * torch.where(details, 0.05, 0.5)
+
+    def network(x_t, t):
+        a = abar[t][:, None]
+        return torch.where(details, 0.0, a.sqrt() * 0.25 / (a * 0.25 + 1 - a) * x_t)
+
+    x_T = ddim_invert(network, x_0, scheduler, 100, num_refinements=num_refinements)
+    again = denoise(network, x_T, scheduler, 100, child_generators(range(4), "decoder"))
+    assert x_T[:, details].std().item() == pytest.approx(1.1, abs=0.1)  # from x_0: 4 and 10
+    assert x_T[:, ~details].std().item() == pytest.approx(1, abs=0.1)
+    error = (again - x_0)[:, ~details].std()
+    assert error < 0.1 and not again[:, details].any()
+    alone = ddim_invert(network, x_0[2:3], scheduler, 100, num_refinements=num_refinements)
+    torch.testing.assert_close(alone, x_T[2:3])
 
 
 def test_inversion_leaves_out_a_learned_variance(gaussian_data, drawings):

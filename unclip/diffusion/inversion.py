@@ -16,6 +16,8 @@ from .prediction import Predict, check_finite, predicted
 from .schedulers import alphas_cumprod, x_0_hat_of
 from .timesteps import Steps, with_timesteps
 
+MAX_ERROR = 0.6  # of an x_0-network, in units of the noise, where inversion begins
+
 
 @torch.no_grad()
 def ddim_invert(
@@ -37,6 +39,8 @@ def ddim_invert(
     by fixed point: x_high = (x_low + sin(d) v(x_high)) / cos(d), d the angle between the levels
     (PD appendix D); a few make the round trip nearly exact for a smooth network. A sample whose
     iteration does not converge (as those of eps-networks at the last timestep) is left before it.
+
+    A sample of an x_0-network begins where _first_levels says, with noise that is the same for all.
     predict, learned_variance, progress and stage are those of denoise(), and so are the errors.
     """
     if not isinstance(scheduler, DDIMScheduler):
@@ -47,7 +51,11 @@ def ddim_invert(
     velocity = _velocity_function(predict, scheduler, learned_variance)
     angles = _angles(scheduler)[::-1]  # from 0 of x_0 to almost pi / 2
     timesteps = scheduler.timesteps.flip(0)
-    x_t = x_0.to(torch.promote_types(x_0.dtype, torch.float32))
+    x_t = x_0 = x_0.to(torch.promote_types(x_0.dtype, torch.float32))
+    noise = torch.randn(x_0.shape[1:], generator=torch.Generator().manual_seed(0)).to(x_0)
+    first = torch.zeros_like(_lengths(x_0), dtype=torch.long)
+    if scheduler.config.prediction_type == "sample":
+        first = _first_levels(velocity, x_0, timesteps, angles)
     indices = range(len(timesteps))
     for index in indices if progress is None else progress(indices):
         x_low, angle = x_t, angles[index + 1] - angles[index]
@@ -56,6 +64,8 @@ def ddim_invert(
         rough = math.cos(angle) * x_low + math.sin(angle) * v
         v_high = functools.partial(velocity, t=timesteps[index], angle=angles[index + 1])
         x_t = _solved_for_x_high(v_high, x_low, rough, angle, num_refinements)
+        noised = math.cos(angles[index + 1]) * x_0 + math.sin(angles[index + 1]) * noise
+        x_t = torch.where(first > index, noised, x_t)
         where = f"at step {index + 1} of {len(timesteps)} (t = {timesteps[index].item()})"
         check_finite(x_t, f"{stage}: the inversion is not finite {where}")
     return x_t
@@ -86,6 +96,32 @@ def _velocity_function(
         return (eps_hat - math.sin(angle) * x_t) / math.cos(angle)
 
     return velocity
+
+
+def _first_levels(
+    velocity: Callable[[Tensor, Tensor, float], Tensor],
+    x_0: Tensor,
+    timesteps: Tensor,
+    angles: Sequence[float],
+) -> Tensor:
+    """Numbers of the levels [B, 1, ...] from which an x_0-network is inverted; 0 is x_0 itself.
+
+    Such a network takes what x_0_hat leaves over for noise. Close to x_0 most of that is its own
+    error, and x_T would be as many times too loud as the error is larger than the noise. The first
+    level where it is not is the one: |x_0_hat - x_0| <= MAX_ERROR sin(angle), asked about
+    cos(angle) x_0. Where that is the lowest, or none, there is nothing to be won.
+    """
+    first = torch.zeros_like(_lengths(x_0), dtype=torch.long)
+    root = math.sqrt(x_0[0].numel())
+    for number, (t, angle) in enumerate(zip(timesteps, angles[1:], strict=True), start=1):
+        x_t = math.cos(angle) * x_0
+        x_0_hat = math.cos(angle) * x_t - math.sin(angle) * velocity(x_t, t, angle)
+        error = _lengths(x_0_hat - x_0) / root
+        fits = (error <= MAX_ERROR * math.sin(angle)) & (first == 0)
+        first = torch.where(fits, number, first)
+        if (first > 0).all():
+            break
+    return torch.where(first > 1, first, 0)
 
 
 def _solved_for_x_high(
