@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 
@@ -80,6 +81,21 @@ def fixed_seeds():
         sys.modules["numpy"].random.seed(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def two_processes(tmp_path_factory) -> list[str]:
+    """The words before the name of a module that run it in two processes of a CPU; seen to do so.
+
+    accelerate's launcher starts one process there, whatever --num_processes says. The last word
+    keeps torchrun from reading options of the module as short forms of its own.
+    """
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    script = tmp_path_factory.mktemp("launch") / "rank.py"
+    script.write_text("import os; open(os.environ['RANK'], 'x')")
+    subprocess.run([*words, script], check=True, capture_output=True, cwd=script.parent)
+    assert {path.name for path in script.parent.iterdir()} == {"rank.py", "0", "1"}
+    return [*words, "-m", "--"]
 
 
 def pytest_unconfigure() -> None:

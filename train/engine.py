@@ -118,8 +118,8 @@ class Engine:
                 self.keeper.export()
                 self.report(f"wrote {self.folder / 'model'}")
             return
-        if is_sharded(self.network):
-            self.report(f"weights in shards over {self.accelerator.num_processes} processes")
+        if (count := self.accelerator.num_processes) > 1:
+            self.report(f"{'weights in shards over ' * is_sharded(self.network)}{count} processes")
         if self.config.run.precision != self.run.precision:
             self.report(f"run.precision={self.config.run.precision}: {self.run.precision} here")
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -72,7 +72,7 @@ class Processes:
             return cls()
         from accelerate import PartialState
 
-        state = PartialState()
+        state = PartialState(cpu=not torch.cuda.is_available())  # without, it sees one process
         return cls(state.process_index, state.num_processes, state)
 
     @property

@@ -252,7 +252,7 @@ def test_processes_share_the_pictures(sample, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_of_accelerate_share_a_file(tiny_model, tmp_path):
+def test_two_processes_share_a_file(tiny_model, tmp_path, two_processes):
     lines = [
         "a red apple",
         '{"prompt": "a rocket", "seed": 3, "steps": 2, "num_images": 3}',
@@ -260,8 +260,8 @@ def test_two_processes_of_accelerate_share_a_file(tiny_model, tmp_path):
     ]
     (tmp_path / "p.jsonl").write_text("\n".join(lines))
     words = ["--prompts", "p.jsonl", "--seed", "1", "--size", "64", "--model", str(tiny_model)]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    for output, before in (("two", [*launch, "-m", "unclip_sample.cli"]), ("one", [COMMAND])):
+    many = [*two_processes, "unclip_sample.cli"]
+    for output, before in (("two", many), ("one", [COMMAND])):
         command = [*before, *words, "--output", output]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
         assert done.returncode == 0, done.stderr

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import subprocess
-import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -179,13 +179,29 @@ def test_exports_for_other_benchmarks(evaluate, tiny_model, tmp_path):
     assert code == 0 and json.loads(said)["drawn_now"] == 0
 
 
+def assert_near(found, wanted) -> None:
+    """Equal, but for the last digits: pictures are drawn in other batches, a pixel by a level."""
+    if isinstance(wanted, float):
+        assert found == pytest.approx(wanted, abs=1e-3)
+    elif isinstance(wanted, dict):
+        assert found.keys() == wanted.keys()
+        for key in wanted:
+            assert_near(found[key], wanted[key])
+    elif isinstance(wanted, list | tuple):
+        assert len(found) == len(wanted)
+        for pair in zip(found, wanted, strict=True):
+            assert_near(*pair)
+    else:
+        assert found == wanted
+
+
 @pytest.mark.slow
-def test_two_processes_make_the_report_of_one(report, tiny_model, judge_folder, drawings, tmp_path):
+def test_two_processes_make_the_report_of_one(
+    report, tiny_model, judge_folder, drawings, tmp_path, two_processes
+):
     words = ["--model", tiny_model, "--judge", judge_folder, "--data", drawings, *QUICK]
     words += ["--sections", "heldout", "ablation", "--device", "cpu"]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command = [*launch, "-m", "unclip_sample.evaluation.cli", "report", *words]
+    command = [*two_processes, "unclip_sample.evaluation.cli", "report", *words]
     command += ["--output", tmp_path / "two"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -194,7 +210,7 @@ def test_two_processes_make_the_report_of_one(report, tiny_model, judge_folder, 
     assert done.returncode == 0, done.stderr
     assert report(tmp_path / "one", "--sections", "heldout", "ablation")[0] == 0
     one, two = (Results.load(tmp_path / name) for name in ("one", "two"))
-    assert one.sections == two.sections
+    assert_near(asdict(two)["sections"], asdict(one)["sections"])
     names = [
         {p.name for p in Path(tmp_path / n / "pictures").rglob("*.png")} for n in ("one", "two")
     ]
