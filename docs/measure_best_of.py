@@ -12,14 +12,14 @@ captions: the first picture drawn, then the best of 4 and of 16, then the last o
 
 from __future__ import annotations
 
-import argparse
 import json
 
 import torch
 import torch.nn.functional as F
+from measuring import add_drawing_words, judged, parser_of, quiet_pipeline
 from torch import Tensor
 
-from unclip import CLIP, UnCLIPPipeline
+from unclip import CLIP
 from unclip.metrics.intervals import bootstrap_interval, paired_difference
 from unclip.pipeline.output import finished
 from unclip_sample.frames import sheet
@@ -32,14 +32,6 @@ CAPTIONS = (
 )
 NUM_DRAWN = 16
 NUM_KEPT = (1, 2, 4, 8, 16)
-
-
-def judged(judge: CLIP, pictures: Tensor, caption: str) -> Tensor:
-    """The judge's cosine [B] of pictures [B, 3, S, S] in [0, 1] with a caption."""
-    with torch.no_grad():
-        z_txt = judge.encode_text([caption]).z_txt
-        z_img = judge.encode_image(pictures * 2 - 1)
-    return F.cosine_similarity(z_img, z_txt)
 
 
 def chosen_scores(own: Tensor, others: Tensor, k: int) -> Tensor:
@@ -71,19 +63,14 @@ def figures(own: Tensor, judges: Tensor | None) -> list[dict[str, object]]:
 
 def main() -> None:
     """Draw and score, print the figures, and write the pictures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="folder of a model; the embedded one unless given")
+    parser = parser_of(__doc__)
     parser.add_argument("--judge", help="folder of a CLIP that takes no part in the choice")
     parser.add_argument("--captions", nargs="+", default=list(CAPTIONS))
-    parser.add_argument("--style", default="noto", help="added to each caption; '' for none")
-    parser.add_argument("--steps", type=int, help="of the decoder; the model's unless given")
     parser.add_argument("--batch-size", type=int, default=NUM_DRAWN)
     parser.add_argument("--rows", type=int, default=6, help="captions that the PNG shows")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", help="PNG of some captions")
+    add_drawing_words(parser)
     args = parser.parse_args()
-    pipeline = UnCLIPPipeline.from_pretrained(args.model, device=args.device)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = quiet_pipeline(args)
     judge = None if args.judge is None else CLIP.from_pretrained(args.judge)
     style = f", {args.style} style" if args.style else ""
     own, others, rows = [], [], []

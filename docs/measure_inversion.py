@@ -10,12 +10,12 @@ noise that the decoder would be given.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 
 import numpy as np
 import torch
+from measuring import parser_of, quiet_pipeline
 from torch import Tensor
 
 from unclip import UnCLIPPipeline
@@ -72,18 +72,15 @@ def measure(
 
 def main() -> None:
     """Print the figures of every number of steps and of refinements."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--data", default="data/emoji")
-    parser.add_argument("--model", help="folder of a model; the embedded one unless given")
     parser.add_argument("--style", help="noto, twemoji, fluent or flat; all unless given")
     parser.add_argument("--num-drawings", type=int, default=50)
     parser.add_argument("--steps", type=int, nargs="+", default=[25, 50, 100, 250])
     parser.add_argument("--refinements", type=int, nargs="+", default=[0, 3])
     parser.add_argument("--batch-size", type=int, default=10)
-    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    pipeline = UnCLIPPipeline.from_pretrained(args.model, device=args.device)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = quiet_pipeline(args)
     pictures = held_out_drawings(args.data, args.style, args.num_drawings)
     for refinements in args.refinements:
         for steps in args.steps:

@@ -11,14 +11,12 @@ the mean gain with its 95 % interval over pairs; and all frames as strips in one
 
 from __future__ import annotations
 
-import argparse
 import json
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from measuring import add_drawing_words, judged, parser_of, quiet_pipeline
 
-from unclip import CLIP, UnCLIPPipeline
+from unclip import CLIP
 from unclip.metrics.intervals import bootstrap_interval
 from unclip.pipeline.output import finished
 from unclip_sample.frames import sheet
@@ -47,14 +45,6 @@ PAIRS = (
 )
 
 
-def scores(judge: CLIP, pictures: Tensor, caption: str) -> list[float]:
-    """The judge's cosine of each picture [N, 3, S, S] in [0, 1] with a caption."""
-    with torch.no_grad():
-        z_txt = judge.encode_text([caption]).z_txt
-        z_img = judge.encode_image(pictures * 2 - 1)
-    return F.cosine_similarity(z_img, z_txt).tolist()
-
-
 def rises(values: list[float]) -> bool:
     """Whether every value is larger than the one before."""
     return all(a < b for a, b in zip(values, values[1:], strict=False))
@@ -75,22 +65,17 @@ def summary(found: list[list[float]], num_seeds: int) -> dict[str, object]:
 
 def main() -> None:
     """Draw the strips, print the scores of every pair and the figures of all."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--judge", required=True, help="folder of a CLIP")
-    parser.add_argument("--model", help="folder of a model; the embedded one unless given")
-    parser.add_argument("--style", default="noto", help="added to each caption; '' for none")
     parser.add_argument("--num-pairs", type=int, default=len(PAIRS))
     parser.add_argument("--num-frames", type=int, default=5)
     parser.add_argument("--max-theta", type=float, default=0.4)
     parser.add_argument("--guidance", type=float, help="of the decoder; the model's unless given")
-    parser.add_argument("--steps", type=int, help="of the decoder; the model's unless given")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num-seeds", type=int, default=1, help="pictures of every frame")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", help="PNG of the strips")
+    add_drawing_words(parser)
     args = parser.parse_args()
-    pipeline = UnCLIPPipeline.from_pretrained(args.model, device=args.device)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = quiet_pipeline(args)
     judge = CLIP.from_pretrained(args.judge)
     style = f", {args.style} style" if args.style else ""
     strips, found = [], []
@@ -109,9 +94,9 @@ def main() -> None:
                 size=64,
                 output_type="pt",
             )
-            drawn.append(scores(judge, diff.images, second + style))
+            drawn.append(judged(judge, diff.images, second + style))
             strips += finished(diff.images * 2 - 1, "pil") if seed == args.seed else []
-        found.append(torch.tensor(drawn).mean(dim=0).tolist())
+        found.append(torch.stack(drawn).mean(dim=0).tolist())
         rounded = [round(value, 4) for value in found[-1]]
         line = {"from": first, "to": second, "scores": rounded, "rises": rises(found[-1])}
         print(json.dumps(line), flush=True)
