@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--style", default="noto", help="added to each caption; '' for none")
     parser.add_argument("--model", help="folder of a model; the embedded one unless given")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--guidance", type=float, help="the model's unless given")
     parser.add_argument("--columns", type=int, default=6)
     parser.add_argument("--side", type=int, default=256, help="pixels of a picture on the sheet")
     parser.add_argument("--size", type=int, default=1024, help="pixels at which it is drawn")
