@@ -6,7 +6,8 @@ Each pair is a picture of the first caption led to the second by five even steps
 fixed. The judge, a CLIP that the model never saw, scores every frame against the second caption
 (cosine), the mean of --num-seeds pictures. A line of JSON for each pair; at the end the share of
 pairs whose score rises from every frame to the next, the share that ends higher than it began, and
-the mean gain with its 95 % interval over pairs; and all frames as strips in one PNG.
+the mean gain with its 95 % interval over pairs; and all frames as strips in one PNG, two pairs a
+row.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def main() -> None:
         print(json.dumps(line), flush=True)
     print(json.dumps(summary(found, args.num_seeds)))
     if args.output:
-        sheet(strips, args.num_frames).save(args.output)
+        sheet(strips, 2 * args.num_frames).save(args.output)
 
 
 if __name__ == "__main__":
