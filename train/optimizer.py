@@ -81,14 +81,15 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     X <- a X + (b X X^T + c (X X^T)^2) X takes every singular value to around 1 from anywhere
     in (0, 1], where dividing by the Frobenius norm has brought them.
     """
+    if matrix.shape[0] > matrix.shape[1]:
+        return orthogonalized(matrix.T).T
     a, b, c = QUINTIC
     x = matrix.bfloat16() if matrix.is_cuda else matrix.float()
-    x = x.T if matrix.shape[0] > matrix.shape[1] else x
     x = x / x.norm().clamp(min=1e-7)
     for _ in range(ITERATIONS):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.T if matrix.shape[0] > matrix.shape[1] else x).to(matrix.dtype)
+    return x.to(matrix.dtype)
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
