@@ -17,11 +17,15 @@ ADAMW_RMS = 0.2  # of the updates of AdamW at a rate of 1 (Liu et al. 2025, 2502
 
 
 def make_optimizer(
-    network: nn.Module, config: OptimizerConfig, fused: bool | None = None
+    network: nn.Module,
+    config: OptimizerConfig,
+    fused: bool | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> torch.optim.AdamW:
     """The optimizer that the config names; matrices and kernels decay, biases and gains do not.
 
     fused: one kernel for all tensors, where the device has it; for AdamW.
+    dtype: of Muon's iteration, which bears bf16 (Jordan et al. 2024); weights stay as they are.
     """
     trained = [p for p in network.parameters() if p.requires_grad]
     groups = [
@@ -32,7 +36,7 @@ def make_optimizer(
     if config.algorithm == "adamw":
         return torch.optim.AdamW(groups, **settings, fused=fused)
     layers = [m for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    return Muon(groups, {m.weight for m in layers}, **settings)
+    return Muon(groups, {m.weight for m in layers}, dtype, **settings)
 
 
 class Muon(torch.optim.AdamW):
@@ -47,11 +51,14 @@ class Muon(torch.optim.AdamW):
     Args:
         groups: of all parameters, as AdamW takes them.
         weights: those among them that are stepped by Muon.
+        dtype: of the iteration that finds O.
     """
 
-    def __init__(self, groups: list[dict], weights: set[nn.Parameter], **settings):
+    def __init__(
+        self, groups: list[dict], weights: set[nn.Parameter], dtype: torch.dtype, **settings
+    ):
         super().__init__(groups, **settings)
-        self.weights = weights
+        self.weights, self.dtype = weights, dtype
 
     @torch.no_grad()
     def step(self, closure=None) -> None:
@@ -70,21 +77,21 @@ class Muon(torch.optim.AdamW):
             state["momentum"] = torch.zeros_like(weight)
         state["step"] += 1
         momentum = state["momentum"].lerp_(weight.grad, 1 - MOMENTUM)
-        matrix = orthogonalized(weight.grad.lerp(momentum, MOMENTUM).flatten(1))
+        matrix = orthogonalized(weight.grad.lerp(momentum, MOMENTUM).flatten(1), self.dtype)
         rms = ADAMW_RMS * math.sqrt(max(matrix.shape))
         weight.mul_(1 - lr * decay).add_(matrix.reshape(weight.shape), alpha=-lr * rms)
 
 
-def orthogonalized(matrix: Tensor) -> Tensor:
-    """U V^T, nearly, of a matrix U S V^T [m, n], by Newton and Schulz's iteration.
+def orthogonalized(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """U V^T, nearly, of a matrix U S V^T [m, n], by Newton and Schulz's iteration in a dtype.
 
     X <- a X + (b X X^T + c (X X^T)^2) X takes every singular value to around 1 from anywhere
     in (0, 1], where dividing by the Frobenius norm has brought them.
     """
     if matrix.shape[0] > matrix.shape[1]:
-        return orthogonalized(matrix.T).T
+        return orthogonalized(matrix.T, dtype).T
     a, b, c = QUINTIC
-    x = matrix.bfloat16() if matrix.is_cuda else matrix.float()
+    x = matrix.to(dtype)
     x = x / x.norm().clamp(min=1e-7)
     for _ in range(ITERATIONS):
         gram = x @ x.T

@@ -57,7 +57,8 @@ def place(
         return network, accelerator.prepare_optimizer(optimizer)
     if accelerator.device.type == "cuda":  # on a CPU the normalisations lose more than is won
         network = network.to(memory_format=torch.channels_last)
-    return accelerator.prepare(network, make_optimizer(network, config, fused=True))
+    dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+    return accelerator.prepare(network, make_optimizer(network, config, fused=True, dtype=dtype))
 
 
 class Agreement:

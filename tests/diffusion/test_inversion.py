@@ -75,7 +75,10 @@ def test_what_an_x_0_network_cannot_draw_does_not_make_x_T_loud(num_refinements)
     x_0 = torch.randn(4, 200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x_0 = x_0 * torch.where(details, 0.05, 0.5)
 
+    asked = []
+
     def network(x_t, t):
+        asked.append(t)
         a = abar[t][:, None]
         return torch.where(details, 0.0, a.sqrt() * 0.25 / (a * 0.25 + 1 - a) * x_t)
 
@@ -85,8 +88,10 @@ def test_what_an_x_0_network_cannot_draw_does_not_make_x_T_loud(num_refinements)
     assert x_T[:, ~details].std().item() == pytest.approx(1, abs=0.1)
     error = (again - x_0)[:, ~details].std()
     assert error < 0.1 and not again[:, details].any()
+    asked.clear()
     alone = ddim_invert(network, x_0[2:3], scheduler, 100, num_refinements=num_refinements)
     torch.testing.assert_close(alone, x_T[2:3])
+    assert len(asked) <= 100 * (1 + num_refinements)  # those below the first level are free
 
 
 def test_inversion_leaves_out_a_learned_variance(gaussian_data, drawings):

@@ -19,6 +19,14 @@ def test_orthogonalized_keeps_directions_and_evens_lengths(shape):
     assert 0.6 < lengths.min() and lengths.max() < 1.3
 
 
+def test_orthogonalized_in_half_precision_is_the_same_to_its_rounding():
+    torch.manual_seed(0)
+    matrix = torch.randn(24, 100)
+    whole, half = orthogonalized(matrix), orthogonalized(matrix, torch.bfloat16)
+    assert half.dtype == matrix.dtype
+    assert 0 < (half - whole).norm() < 0.03 * whole.norm()
+
+
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Embedding(4, 6), nn.Linear(6, 8), nn.Flatten(), nn.Linear(8, 3))

@@ -58,13 +58,16 @@ def ddim_invert(
         first = _first_levels(velocity, x_0, timesteps, angles)
     indices = range(len(timesteps))
     for index in indices if progress is None else progress(indices):
+        noised = math.cos(angles[index + 1]) * x_0 + math.sin(angles[index + 1]) * noise
+        if (first > index).all():  # no sample has begun
+            x_t = noised
+            continue
         x_low, angle = x_t, angles[index + 1] - angles[index]
         # x_0 has no timestep of its own: the first one stands for it.
         v = velocity(x_low, timesteps[max(index - 1, 0)], angles[index])
         rough = math.cos(angle) * x_low + math.sin(angle) * v
         v_high = functools.partial(velocity, t=timesteps[index], angle=angles[index + 1])
         x_t = _solved_for_x_high(v_high, x_low, rough, angle, num_refinements)
-        noised = math.cos(angles[index + 1]) * x_0 + math.sin(angles[index + 1]) * noise
         x_t = torch.where(first > index, noised, x_t)
         where = f"at step {index + 1} of {len(timesteps)} (t = {timesteps[index].item()})"
         check_finite(x_t, f"{stage}: the inversion is not finite {where}")
