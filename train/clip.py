@@ -28,6 +28,7 @@ from unclip.metrics.similarity import ranks_among, recall_at
 from unclip.models.clip import CLIP
 from unclip_train.config import ClipConfig
 from unclip_train.data.loader import to_unit_range
+from unclip_train.draws import draw_noise_like
 from unclip_train.networks import check_towers
 from unclip_train.weights import load_clip
 
@@ -145,7 +146,7 @@ def augmented(x: Tensor, generators: list[torch.Generator]) -> Tensor:
     grain, colours a little off.
     """
     draws = torch.stack([torch.rand(14, generator=g) for g in generators]).to(x)  # [B, 14]
-    grain = torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators]).to(x)
+    grain = draw_noise_like(x, generators)
     x = moved(x, 0.8 + 0.35 * draws[:, 0], 0.35 * (draws[:, 1] - 0.5), 0.2 * (draws[:, 2:4] - 0.5))
     draws = draws[:, 4:, None, None, None]  # [B, 10, 1, 1, 1]
     x = x * (0.85 + 0.3 * draws[:, 0:3, 0]) + 0.2 * (draws[:, 3] - 0.5)

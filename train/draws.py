@@ -73,5 +73,13 @@ def noised_z_img(z_img: Tensor, largest: float, generators: Sequence[torch.Gener
 
 
 def draw_noise_like(x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Standard normal noise of the shape of x, sample i from generators[i]."""
-    return randn_per_sample(x.shape[1:], generators, x.device)
+    """Standard normal noise of the shape of x, sample i from generators[i].
+
+    On a GPU, which a processor's noise would keep waiting, all from one generator there, which the
+    first sample's seeds: still a function of the positions, but of how they are batched as well.
+    """
+    if x.device.type != "cuda":
+        return randn_per_sample(x.shape[1:], generators, x.device)
+    seed = int(torch.randint(2**62, (), generator=generators[0]))
+    generator = torch.Generator(x.device).manual_seed(seed)
+    return torch.randn(x.shape, generator=generator, device=x.device)

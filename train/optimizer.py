@@ -64,39 +64,46 @@ class Muon(torch.optim.AdamW):
     def step(self, closure=None) -> None:
         """One update; gradients of what Muon stepped are given back (AdamW passes over those)."""
         for group in self.param_groups:
-            for weight in self.weights.intersection(group["params"]):
-                if weight.grad is not None:
-                    self._step_by_muon(weight, group["lr"], group["weight_decay"])
-                    weight.grad = None
+            alike: dict[tuple[int, ...], list[nn.Parameter]] = {}  # by shape: one iteration for all
+            for weight in group["params"]:
+                if weight in self.weights and weight.grad is not None:
+                    alike.setdefault(weight.shape, []).append(weight)
+            for weights in alike.values():
+                self._step_by_muon(weights, group["lr"], group["weight_decay"])
         super().step(closure)
 
-    def _step_by_muon(self, weight: nn.Parameter, lr: float, decay: float) -> None:
-        state = self.state[weight]
-        if not state:
-            state["step"] = torch.zeros(())  # which AdamW looks for in all that it loads
-            state["momentum"] = torch.zeros_like(weight)
-        state["step"] += 1
-        momentum = state["momentum"].lerp_(weight.grad, 1 - MOMENTUM)
-        matrix = orthogonalized(weight.grad.lerp(momentum, MOMENTUM).flatten(1), self.dtype)
-        rms = ADAMW_RMS * math.sqrt(max(matrix.shape))
-        weight.mul_(1 - lr * decay).add_(matrix.reshape(weight.shape), alpha=-lr * rms)
+    def _step_by_muon(self, weights: list[nn.Parameter], lr: float, decay: float) -> None:
+        """Step weights of one shape, whose gradients are given back."""
+        for weight in weights:
+            state = self.state[weight]
+            if not state:
+                state["step"] = torch.zeros(())  # which AdamW looks for in all that it loads
+                state["momentum"] = torch.zeros_like(weight)
+            state["step"] += 1
+            momentum = state["momentum"].lerp_(weight.grad, 1 - MOMENTUM)
+            weight.grad.lerp_(momentum, MOMENTUM)
+        matrices = torch.stack([weight.grad.flatten(1) for weight in weights])  # [K, m, n]
+        rms = ADAMW_RMS * math.sqrt(max(matrices.shape[1:]))
+        for weight, matrix in zip(weights, orthogonalized(matrices, self.dtype), strict=True):
+            weight.mul_(1 - lr * decay).add_(matrix.reshape(weight.shape), alpha=-lr * rms)
+            weight.grad = None
 
 
-def orthogonalized(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """U V^T, nearly, of a matrix U S V^T [m, n], by Newton and Schulz's iteration in a dtype.
+def orthogonalized(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """U V^T, nearly, of matrices U S V^T [K, m, n], by Newton and Schulz's iteration in a dtype.
 
     X <- a X + (b X X^T + c (X X^T)^2) X takes every singular value to around 1 from anywhere
     in (0, 1], where dividing by the Frobenius norm has brought them.
     """
-    if matrix.shape[0] > matrix.shape[1]:
-        return orthogonalized(matrix.T, dtype).T
+    if matrices.shape[1] > matrices.shape[2]:
+        return orthogonalized(matrices.mT, dtype).mT
     a, b, c = QUINTIC
-    x = matrix.to(dtype)
-    x = x / x.norm().clamp(min=1e-7)
+    length = matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    x = (matrices / length).to(dtype)
     for _ in range(ITERATIONS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.to(matrix.dtype)
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.to(matrices.dtype)
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:

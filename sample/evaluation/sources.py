@@ -20,14 +20,12 @@ from unclip.pictures import PictureError, open_picture, to_rgb
 from unclip_train.data.captions import noun_phrase
 from unclip_train.data.compose import over, read_picture
 from unclip_train.data.drawings import (
-    FAMILY_OF_STYLE,
-    STYLES,
+    EMOJI_STYLES,
     Drawing,
     evaluation_drawings,
     files_present,
     load_drawings,
 )
-from unclip_train.data.held_out import FAMILIES, ICON_FAMILY
 from unclip_train.data.sources.opening import kind_of, open_source
 from unclip_train.data.sources.records import BadSample, Source
 from unclip_train.data.vocabulary import BACKGROUNDS
@@ -60,7 +58,8 @@ class Example:
 class DataSource:
     """Examples by group, all of one size.
 
-    `training` is what a model may have been trained on, styles included that are not asked for.
+    `training` is what a model may have been trained on, styles included that are not asked for;
+    of drawings, those of EMOJI_STYLES.
     `styles` are those of drawings, empty for other pictures.
     """
 
@@ -94,17 +93,18 @@ def example_of(drawing: Drawing, size: int) -> Example:
 def open_drawings(folder: Path, size: int, styles: Iterable[str] | None = None) -> DataSource:
     """The drawings that `unclip-data emoji` renders, of concepts that all families draw.
 
-    styles: of the families of which pairs are held out; all of them unless given.
+    Only EMOJI_STYLES count, so that further artists in the folder change no figure.
+
+    styles: of EMOJI_STYLES; all of them unless given.
 
     Raises:
         ValueError: for a style that does not exist, or a size that was not rendered.
     """
-    known = tuple(style for style in STYLES if FAMILY_OF_STYLE[style] in FAMILIES)
-    wanted = known if styles is None else tuple(styles)
+    wanted = EMOJI_STYLES if styles is None else tuple(styles)
     for style in wanted:
-        if style not in known:
-            raise ValueError(f"--styles: {style!r} is unknown; use {', '.join(known)}")
-    listed = load_drawings(folder)
+        if style not in EMOJI_STYLES:
+            raise ValueError(f"--styles: {style!r} is unknown; use {', '.join(EMOJI_STYLES)}")
+    listed = [d for d in load_drawings(folder) if d.style in EMOJI_STYLES]
     evaluated = {drawing.id for drawing in evaluation_drawings(listed)}
     present = files_present(folder, size)
     drawings = [d for d in listed if d.shared and d.style in wanted and d.id in present]
@@ -117,11 +117,9 @@ def open_drawings(folder: Path, size: int, styles: Iterable[str] | None = None) 
         )
     groups = {"heldout": heldout, "seen": seen} if heldout else {"seen": seen}
     training = [
-        example_of(d, size)
-        for d in listed
-        if d.shared and not d.held_out and d.id in present and d.family != ICON_FAMILY
+        example_of(d, size) for d in listed if d.shared and not d.held_out and d.id in present
     ]
-    used = tuple(style for style in STYLES if any(d.style == style for d in drawings))
+    used = tuple(style for style in EMOJI_STYLES if any(d.style == style for d in drawings))
     mark = fingerprint_of(f"{d.id}|{d.name}|{d.held_out}" for d in drawings)
     return DataSource(folder.name, mark, size, groups, training, used)
 

@@ -11,17 +11,17 @@ from unclip_train.optimizer import MOMENTUM, make_optimizer, orthogonalized
 @pytest.mark.parametrize("shape", [(5, 12), (12, 5), (8, 8)])
 def test_orthogonalized_keeps_directions_and_evens_lengths(shape):
     torch.manual_seed(0)
-    matrix = torch.randn(shape)
-    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
-    within = u.T @ orthogonalized(matrix) @ vh.T
-    lengths = within.diagonal()
-    assert (within - lengths.diag()).abs().max() < 1e-4
+    matrices = torch.randn(3, *shape) * torch.tensor([1.0, 10.0, 0.1])[:, None, None]
+    u, _, vh = torch.linalg.svd(matrices, full_matrices=False)
+    within = u.mT @ orthogonalized(matrices) @ vh.mT
+    lengths = within.diagonal(dim1=1, dim2=2)
+    assert (within - lengths.diag_embed()).abs().max() < 1e-4
     assert 0.6 < lengths.min() and lengths.max() < 1.3
 
 
 def test_orthogonalized_in_half_precision_is_the_same_to_its_rounding():
     torch.manual_seed(0)
-    matrix = torch.randn(24, 100)
+    matrix = torch.randn(2, 24, 100)
     whole, half = orthogonalized(matrix), orthogonalized(matrix, torch.bfloat16)
     assert half.dtype == matrix.dtype
     assert 0 < (half - whole).norm() < 0.03 * whole.norm()
@@ -52,7 +52,7 @@ def test_an_update_is_that_of_the_equation():
         if name in ("1.weight", "3.weight"):
             # Nesterov's: the gradient, and the mean of it that has begun at 0
             looked_at = weight.grad * (1 - MOMENTUM + MOMENTUM * (1 - MOMENTUM))
-            step = 0.2 * max(weight.shape) ** 0.5 * orthogonalized(looked_at)
+            step = 0.2 * max(weight.shape) ** 0.5 * orthogonalized(looked_at[None])[0]
             wanted = (1 - 0.01 * 0.1) * weight - 0.01 * step
         else:
             wanted = plain.get_parameter(name)

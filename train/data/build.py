@@ -14,7 +14,7 @@ from unclip_train.config import ConfigError, DataConfig, StageConfig
 
 from .captions import all_captions
 from .dataset import DrawingDataset, UpsamplerDataset
-from .drawings import files_present, load_drawings, write_whole
+from .drawings import files_present, is_measured, load_drawings, write_whole
 from .embeddings import Embeddings
 from .pictures import PictureCropDataset, PictureDataset
 from .sources.opening import Reading, kind_of, open_source
@@ -57,7 +57,9 @@ def make_held_out(stage: str, config: StageConfig) -> Dataset | None:
         drawings = load_drawings(data.source)
         present, styles = files_present(data.source, data.size), data.styles
         if not any(
-            drawing.held_out and drawing.id in present and (not styles or drawing.style in styles)
+            is_measured(drawing)
+            and drawing.id in present
+            and (not styles or drawing.style in styles)
             for drawing in drawings
         ):
             return None

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from unclip_train.cli import Parser
 
-STYLES = ("noto", "twemoji", "fluent", "flat")
-MORE_STYLES = ("emojione", "streamline")
+from .drawings import EMOJI_STYLES, MORE_STYLES
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,7 +45,13 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     emoji = commands.add_parser("emoji", help="render the open emoji sets into a folder")
     _add_rendering(emoji, sizes=[64])
-    emoji.add_argument("--styles", nargs="+", choices=STYLES + MORE_STYLES, default=list(STYLES))
+    emoji.add_argument(
+        "--styles",
+        nargs="+",
+        choices=EMOJI_STYLES + MORE_STYLES,
+        default=list(EMOJI_STYLES),
+        help=f"default: {' '.join(EMOJI_STYLES)}; the others are further artists, for CLIPs",
+    )
     emoji.add_argument(
         "--shared-only",
         action="store_true",

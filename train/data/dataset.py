@@ -25,7 +25,14 @@ from .compose import (
     read_picture,
     tint_picture,
 )
-from .drawings import STYLES, Drawing, base_concept, files_present, load_drawings
+from .drawings import (
+    STYLES,
+    Drawing,
+    base_concept,
+    files_present,
+    is_measured,
+    load_drawings,
+)
 from .vocabulary import BACKGROUNDS, TINTS
 
 BALANCES = ("concept", "drawing", "pair")
@@ -49,7 +56,7 @@ def training_drawings(
 ) -> list[Drawing]:
     """The folder's drawings that may be trained on and are rendered at this size.
 
-    held_out: those that may not, which are looked at only to see what was learned.
+    held_out: those of EMOJI_STYLES that may not, looked at only to see what was learned.
 
     Raises:
         ValueError: when a style is unknown, or nothing is left.
@@ -61,7 +68,7 @@ def training_drawings(
     drawings = [
         drawing
         for drawing in load_drawings(folder)
-        if drawing.held_out == held_out
+        if (is_measured(drawing) if held_out else not drawing.held_out)
         and drawing.style in wanted
         and (drawing.shared or not shared_only)
         and drawing.id in present

@@ -9,14 +9,22 @@ from pathlib import Path
 from .held_out import FAMILIES, ICON_FAMILY, is_held_out
 
 METADATA = "metadata.jsonl"
-MORE_STYLES = ("emojione", "streamline")  # further artists, rendered where they are asked for
-STYLES = ("noto", "twemoji", "fluent", "flat", *MORE_STYLES, "icon")
+EMOJI_STYLES = ("noto", "twemoji", "fluent", "flat")  # what models draw and are measured by
+# Further artists, rendered where they are asked for.
+MORE_STYLES = ("emojione", "streamline", "blob", "fxemoji", "monotone", "contrast")
+STYLES = (*EMOJI_STYLES, *MORE_STYLES, "icon")
+# Styles of one family share ideas of a concept, so that a pair held out keeps all of them out.
 FAMILY_OF_STYLE = {
     "noto": "noto",
     "twemoji": "twemoji",
     "fluent": "fluent",
     "flat": "fluent",
-    **{style: style for style in MORE_STYLES},
+    "emojione": "emojione",
+    "streamline": "streamline",
+    "blob": "noto",
+    "fxemoji": "fxemoji",
+    "monotone": "emojione",
+    "contrast": "fluent",
     "icon": ICON_FAMILY,
 }
 
@@ -86,13 +94,19 @@ class Drawing:
         )
 
 
+def is_measured(drawing: Drawing) -> bool:
+    """Whether it is held out to measure by: further artists' are only kept out of training."""
+    return drawing.held_out and drawing.style in EMOJI_STYLES
+
+
 def evaluation_drawings(drawings: list[Drawing]) -> list[Drawing]:
-    """Held-out drawings whose concept the two other families show in training."""
-    trained = {(d.concept, d.family) for d in drawings if d.shared and not d.held_out}
+    """Held-out drawings of EMOJI_STYLES whose concept the two other families show in training."""
+    own = [d for d in drawings if d.style in EMOJI_STYLES]
+    trained = {(d.concept, d.family) for d in own if d.shared and not d.held_out}
     return [
         drawing
-        for drawing in drawings
-        if drawing.held_out
+        for drawing in own
+        if is_measured(drawing)
         and all(
             (drawing.concept, family) in trained for family in FAMILIES if family != drawing.family
         )

@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 from .drawings import (
+    EMOJI_STYLES,
     FAMILY_OF_STYLE,
     MORE_STYLES,
     PEOPLE,
@@ -28,7 +29,18 @@ from .drawings import (
 )
 from .held_out import FAMILIES, is_held_out
 
-EMOJI_STYLES = ("noto", "twemoji", "fluent", "flat")
+# Sets with ids of their own for many characters, matched by the characters' names. EmojiOne and
+# Streamline are matched by id alone, so that their drawings stay those that CLIPs were trained on.
+MATCHED_BY_NAME = ("blob", "fxemoji", "monotone")
+# Drawn in black alone, where a red heart is a blue one: no caption that names a hue is true there.
+ONE_COLOUR_STYLES = ("monotone", "contrast")
+HUES = frozenset("red orange yellow green blue purple brown pink".split())
+# Drawings of another thing than their concept is: real pistols, a keyboard that makes music, a
+# window on a screen; and a tram whose colours are missing, a black square.
+UNTRUE = frozenset(
+    "blob/water-pistol fxemoji/water-pistol monotone/water-pistol fxemoji/keyboard fxemoji/window "
+    "fxemoji/tram-car".split()
+)
 MIN_SIZE, MAX_SIZE = 8, 4096
 
 
@@ -75,6 +87,26 @@ PACKAGES = {
         "@iconify-json/streamline-emojis",
         "1.2.4",
         "iNr9T9XuZVTyQPJO8ZlLxBzPkpi7qMl+z1l0C31vpEMqhPMelth3n7CeWQYtixdetDPdI81yeG4ROqjWpYJE6A==",
+    ),
+    "blob": Package(
+        "@iconify-json/noto-v1",
+        "1.2.5",
+        "/DsVMius69Q0fRS53z7QK1TROSuar606jiIx+laXtdsYGMXpf6LtHBx6CGfoo3UHHb/XpBsw+1L1x3eyPqMuVA==",
+    ),
+    "fxemoji": Package(
+        "@iconify-json/fxemoji",
+        "1.2.2",
+        "UAasRaxzFUKfIGSmLwnoarsssA4LX0VLLuEmplIqM6ZNQqIQRtav8tZ4H1neTlBreXuMQyAifr5jP4kn78DpiQ==",
+    ),
+    "monotone": Package(
+        "@iconify-json/emojione-monotone",
+        "1.2.1",
+        "cZSNcPsuiAD6HCzCh/2dYKGh3pNI0jJlxBxQWfC33cQsPtqYZqulGBvlkThXYNvDl8VxgVHT9u+izyX/yeEIkA==",
+    ),
+    "contrast": Package(
+        "@iconify-json/fluent-emoji-high-contrast",
+        "1.2.6",
+        "esqhZPpkrF7sNX3NsLoh8KW64okEr/bzko7WNnFP+qTJGAqDPDYjp0925yxuivXy3HtVQB8xhIKu3+Nq1byX5w==",
     ),
     "names": Package(
         "emojibase-data",
@@ -180,7 +212,45 @@ def load_icon_sets(styles: Iterable[str] = ()) -> dict[str, IconSet]:
     """The four emoji sets by style, and further styles; about 3 s, most for fluent's 100 MB."""
     members = ("icons.json", "metadata.json", "chars.json")
     wanted = dict.fromkeys((*EMOJI_STYLES, *styles))
-    return {style: parse_icon_set(*read_json(PACKAGES[style], *members)) for style in wanted}
+    sets = {style: parse_icon_set(*read_json(PACKAGES[style], *members)) for style in wanted}
+    concepts = concepts_by_name(sets)
+    for style in wanted.keys() & set(MATCHED_BY_NAME):
+        sets[style] = with_known_ids(sets[style], concepts)
+    return sets
+
+
+def concepts_by_name(sets: dict[str, IconSet]) -> dict[str, str]:
+    """Concepts of the four sets by their ids and by their characters' names in Unicode, squeezed.
+
+    For example "alarmclock": "alarm-clock" (its id) and "aubergine": "eggplant" (U+1F346).
+    """
+    by_id, by_character = {}, {}
+    for style in EMOJI_STYLES:
+        for concept in sets[style].bodies:
+            by_id.setdefault(_squeezed(concept), concept)
+            code = _bare_code(sets[style].chars.get(concept, "-"))
+            if "-" not in code:  # one character, which has a name
+                name = _squeezed(unicodedata.name(chr(int(code, 16)), ""))
+                by_character.setdefault(name, concept)
+    return by_character | by_id
+
+
+def with_known_ids(icons: IconSet, concepts: dict[str, str]) -> IconSet:
+    """The set with its icons under the ids of the four sets, where they name the same character.
+
+    An icon that bears the id of a concept comes before one that is matched by name.
+    """
+    known = set(concepts.values())
+    old_ids = {name: name for name in icons.bodies if name in known}
+    for name in icons.bodies:
+        old_ids.setdefault(concepts.get(_squeezed(name), name), name)
+    bodies = {concept: icons.bodies[name] for concept, name in old_ids.items()}
+    boxes = {concept: icons.boxes[name] for concept, name in old_ids.items()}
+    return replace(icons, bodies=bodies, boxes=boxes)
+
+
+def _squeezed(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def plain_text(text: str) -> str:
@@ -254,7 +324,7 @@ def _slug(label: str) -> str:
 
 def list_drawings(sets: dict[str, IconSet], names: Names, folder: Path) -> list[Drawing]:
     """Every visible drawing of the sets, with `shared` and `held_out` decided by the four."""
-    people = frozenset().union(*(icons.people for icons in sets.values()))
+    people = frozenset().union(*(sets[style].people for style in EMOJI_STYLES))
     fluent = sets["fluent"].bodies.keys() | sets["flat"].bodies.keys()
     shared = (sets["noto"].bodies.keys() & sets["twemoji"].bodies.keys() & fluent) - people
     known = set().union(*(sets[style].bodies for style in EMOJI_STYLES))
@@ -268,6 +338,10 @@ def list_drawings(sets: dict[str, IconSet], names: Names, folder: Path) -> list[
         for concept in icons.bodies:
             if concept not in known:
                 continue  # an id of its own: nobody knows whether it is a concept of the others
+            if style in ONE_COLOUR_STYLES and HUES & set(concept.split("-")):
+                continue
+            if f"{style}/{concept}" in UNTRUE:
+                continue
             name, keywords = names.find(concept, icons.chars.get(concept) or codes.get(concept))
             own = {} if style in MORE_STYLES else icons.categories
             category = own.get(concept) or categories.get(concept, "")
@@ -392,7 +466,7 @@ def make_emoji(
     Args:
         folder: where {size}/{style}/{concept}.png and metadata.jsonl are put.
         sizes: pixels of a side, each 8 to 4096.
-        styles: of noto, twemoji, fluent, flat, emojione, streamline.
+        styles: of EMOJI_STYLES and MORE_STYLES.
         limit: at most this many drawings, all styles of a concept before the next concept.
         shared_only: only concepts that all three families draw, People & Body left out.
         workers: processes; the machine's cores when None.

@@ -196,7 +196,7 @@ def clip_sections(model_class: type) -> dict[str, set[str]]:
     if model_class is CLIPModel:
         return {"": whole, "text_config": text, "vision_config": clip_settings(CLIPVisionConfig)}
     return {
-        "": whole,
+        "": whole | {"text_config", "vision_config"},  # older transformers have no fields of them
         "text_config": text,
         "vision_config": set(ResNetConfig().to_dict()) | RESNET_EXTRAS,
     }

@@ -1,6 +1,7 @@
 """A few drawings, a tiny model that draws noise, and another tiny CLIP as its judge."""
 
 import re
+import shutil
 from html.parser import HTMLParser
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -36,6 +37,15 @@ def drawings(tmp_path_factory):
     folder = tmp_path_factory.mktemp("drawings")
     colours = {drawing.id: made.colour_of(i) for i, drawing in enumerate(made.list_set())}
     made.write_set(folder, colours)
+    return folder
+
+
+@pytest.fixture
+def drawings_by_more(drawings, tmp_path):
+    """The same folder with the drawings of all further artists."""
+    folder = tmp_path / drawings.name
+    shutil.copytree(drawings, folder)
+    load("train/data/conftest.py").add_more_artists(folder)
     return folder
 
 

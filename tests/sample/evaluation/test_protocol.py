@@ -38,6 +38,15 @@ def test_styles_can_be_chosen(drawings):
         open_drawings(drawings, 64, ["oil"])
 
 
+def test_further_artists_in_the_folder_change_nothing(source, drawings_by_more):
+    listed = {drawing.style for drawing in load_drawings(drawings_by_more)}
+    assert listed >= {"emojione", "blob", "contrast"}
+    found = open_drawings(drawings_by_more, 64)
+    assert found == source  # groups, real training pictures, styles, fingerprint
+    with pytest.raises(ValueError, match="^--styles: 'blob' is unknown"):
+        open_drawings(drawings_by_more, 64, ["blob"])
+
+
 def test_data_that_cannot_be_used_is_refused(drawings, tmp_path):
     with pytest.raises(FileNotFoundError, match="^--data: there is no folder"):
         open_data(str(tmp_path / "nothing"), 64)

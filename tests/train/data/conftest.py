@@ -4,10 +4,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unclip_train.data.drawings import FAMILY_OF_STYLE, PEOPLE, Drawing, save_drawings
-from unclip_train.data.held_out import is_held_out
+from unclip_train.data.drawings import (
+    EMOJI_STYLES,
+    FAMILY_OF_STYLE,
+    MORE_STYLES,
+    PEOPLE,
+    Drawing,
+    save_drawings,
+)
+from unclip_train.data.held_out import FAMILIES, is_held_out
 
-EMOJI_STYLES = ("noto", "twemoji", "fluent", "flat")
 # abacus is held out in noto, airplane in twemoji, astonished-face in fluent and flat.
 SHARED = ("abacus", "airplane", "astonished-face", "dog-face", "red-apple", "rocket")
 PEOPLE_CONCEPTS = ("artist", "artist-dark-skin-tone", "artist-light-skin-tone")
@@ -36,7 +42,7 @@ def make_drawing(style: str, concept: str, category: str = "Objects") -> Drawing
         family=family,
         category=category,
         shared=shared,
-        held_out=shared and is_held_out(concept, family),
+        held_out=shared and family in FAMILIES and is_held_out(concept, family),
     )
 
 
@@ -72,6 +78,18 @@ def set_folder(tmp_path_factory, colours):
     folder = tmp_path_factory.mktemp("set")
     write_set(folder, colours)
     return folder
+
+
+def add_more_artists(folder) -> list[Drawing]:
+    """Add every further artist's drawings of the shared concepts to a set; return the new ones."""
+    more = [make_drawing(style, concept) for style in MORE_STYLES for concept in SHARED]
+    for drawing in more:
+        for size in SIZES:
+            path = folder / str(size) / drawing.style / f"{drawing.concept}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(disc((200, 30, 180), size)).save(path)
+    save_drawings(folder, list_set() + more)
+    return more
 
 
 @pytest.fixture

@@ -9,12 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
+from unclip_train.config import load_config
 from unclip_train.data import dataset as dataset_module
+from unclip_train.data.build import make_held_out
 from unclip_train.data.compose import over, read_picture
 from unclip_train.data.dataset import ConceptOrder, DrawingDataset, UpsamplerDataset
 from unclip_train.data.degradation import gaussian_blur
-from unclip_train.data.drawings import base_concept
+from unclip_train.data.drawings import EMOJI_STYLES, base_concept
 from unclip_train.data.vocabulary import BACKGROUNDS, TINTS
+
+from .conftest import add_more_artists
 
 DEGRADATIONS = ("blur", "bsr", "bsr_light")
 
@@ -119,6 +123,21 @@ def test_held_out_drawings_are_never_shown(set_folder, colours, kind):
             name for name in ("noto/rocket", "flat/abacus") if has_colour(image, colours[name])
         }
     assert len(seen) == 2  # so the search by colour does find what is there
+
+
+def test_further_artists_are_kept_out_and_not_measured_by(own_folder):
+    def shown(**settings):
+        return {drawing.id for drawing in DrawingDataset(own_folder, 64, **settings).drawings}
+
+    own = {name: shown(held_out=name) for name in (False, True)}
+    more = add_more_artists(own_folder)
+    assert shown(held_out=True) == own[True]
+    assert shown(styles=EMOJI_STYLES) == {n for n in own[False] if not n.startswith("icon/")}
+    trained = {drawing.id for drawing in more if not drawing.held_out}
+    assert shown() == own[False] | trained
+    assert {"blob/abacus", "contrast/astonished-face"}.isdisjoint(trained)
+    words = [f"data.source={own_folder}", "data.size=64", "data.styles=[blob]", "output=x"]
+    assert make_held_out("clip", load_config("clip", "tiny/clip", words)) is None
 
 
 def test_held_out_files_are_not_even_read(set_folder, monkeypatch):

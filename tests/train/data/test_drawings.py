@@ -8,6 +8,7 @@ from unclip_train.data.drawings import (
     base_concept,
     evaluation_drawings,
     files_present,
+    is_measured,
     load_drawings,
     prepare_folder,
     save_drawings,
@@ -84,6 +85,16 @@ def test_evaluation_wants_the_two_other_families_trained():
     }
     without = [drawing for drawing in drawings if drawing.id != "twemoji/abacus"]
     assert "noto/abacus" not in {drawing.id for drawing in evaluation_drawings(without)}
+
+
+def test_further_artists_are_not_evaluated():
+    drawings = list_set()
+    more = [make_drawing("blob", "abacus"), make_drawing("contrast", "astonished-face")]
+    assert all(drawing.held_out and not is_measured(drawing) for drawing in more)
+    assert evaluation_drawings(drawings + more) == evaluation_drawings(drawings)
+    without = [drawing for drawing in drawings if drawing.id != "noto/airplane"]
+    without.append(make_drawing("blob", "airplane"))  # it does not stand for the first artist
+    assert "twemoji/airplane" not in {drawing.id for drawing in evaluation_drawings(without)}
 
 
 def test_tones_of_a_person_are_one_concept():

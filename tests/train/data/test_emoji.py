@@ -5,6 +5,8 @@ import io
 import json
 import os
 import tarfile
+from collections import Counter
+from dataclasses import replace
 from hashlib import sha512
 from pathlib import Path
 
@@ -13,10 +15,11 @@ import pytest
 from PIL import Image
 
 from unclip_train.data import emoji, icons
-from unclip_train.data.drawings import load_drawings
+from unclip_train.data.drawings import EMOJI_STYLES, MORE_STYLES, load_drawings
 from unclip_train.data.emoji import (
     Names,
     Package,
+    concepts_by_name,
     fetch_package,
     list_drawings,
     make_emoji,
@@ -24,6 +27,7 @@ from unclip_train.data.emoji import (
     parse_icon_set,
     read_json,
     render,
+    with_known_ids,
 )
 
 SQUARE = '<path fill="{}" d="M0 0h36v36H0z"/>'
@@ -209,7 +213,7 @@ def test_shared_means_three_families_and_no_people():
     assert not drawings["fluent/artist"].shared
 
 
-def test_further_artists_are_never_held_out_and_decide_nothing():
+def test_further_families_are_never_held_out_and_decide_nothing():
     sets = four_sets(["emojione"])
     drawings = {d.id: d for d in list_drawings(sets, Names(ROWS), Path("x"))}
     more = {name for name in drawings if name.startswith("emojione/")}
@@ -218,6 +222,40 @@ def test_further_artists_are_never_held_out_and_decide_nothing():
     assert all(drawings[name].shared for name in more)
     without = list_drawings(four_sets(), Names(ROWS), Path("x"))
     assert {d.id: d for d in without}.items() <= drawings.items()
+
+
+def test_further_artists_of_a_family_are_held_out_with_it():
+    sets = four_sets(["blob", "contrast"])
+    sets["blob"] = replace(sets["blob"], people=frozenset(["abacus"]))  # it decides nothing
+    drawings = {d.id: d for d in list_drawings(sets, Names(ROWS), Path("x"))}
+    assert {name for name, drawing in drawings.items() if drawing.held_out} == {
+        "noto/abacus",
+        "blob/abacus",
+    }
+    assert drawings["contrast/abacus"].family == "fluent"
+    without = list_drawings(four_sets(), Names(ROWS), Path("x"))
+    assert {d.id: d for d in without}.items() <= drawings.items()
+
+
+def test_drawings_that_would_be_named_untruly_are_left_out():
+    sets = four_sets(["contrast", "fxemoji"])
+    sets["noto"].bodies["water-pistol"] = sets["fxemoji"].bodies["water-pistol"] = "<path/>"
+    listed = {drawing.id for drawing in list_drawings(sets, Names(ROWS), Path("x"))}
+    assert {"fxemoji/red-apple", "contrast/abacus", "noto/water-pistol"} <= listed
+    assert not {"contrast/red-apple", "fxemoji/water-pistol"} & listed
+
+
+def test_other_ids_are_matched_by_the_names_of_their_characters():
+    sets = four_sets()
+    eggplant = icon_set("eggplant", "sun-with-face")
+    chars = {"eggplant": "1f346", "sun-with-face": "1f31e"}
+    sets["noto"] = replace(eggplant, chars=chars)
+    tall = {"body": "<path/>", "height": 72}
+    others = icon_set("aubergine", "sunwithface", "abacus", "foxgrin", eggplant=tall)
+    found = with_known_ids(others, concepts_by_name(sets))
+    assert set(found.bodies) == {"eggplant", "sun-with-face", "abacus", "foxgrin"}
+    assert found.boxes["eggplant"] == (0, 0, 36, 72)  # its own id comes first
+    assert found.svg("sun-with-face") == others.svg("sunwithface")
 
 
 def test_further_artists_are_rendered_where_they_are_asked_for(offline_sets, tmp_path):
@@ -305,13 +343,16 @@ def test_icons_are_named_by_id_and_never_held_out(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_pinned_sets_hold_what_they_should(tmp_path):
     """Fetches the packages with npm."""
-    sets = emoji.load_icon_sets()
+    sets = emoji.load_icon_sets(MORE_STYLES)
     names = Names(read_json(emoji.PACKAGES["names"], "en/data.json")[0])
-    drawings = list_drawings(sets, names, tmp_path)
+    listed = list_drawings(sets, names, tmp_path)
+    num_shared = Counter(drawing.style for drawing in listed if drawing.shared)
+    assert [num_shared[style] for style in MORE_STYLES] == [942, 352, 980, 564, 943, 1200]
+    drawings = [drawing for drawing in listed if drawing.style in EMOJI_STYLES]
     assert len(drawings) == 13_976
     assert len({drawing.concept for drawing in drawings if drawing.shared}) == 1242
     assert len({(d.concept, d.family) for d in drawings if d.held_out}) == 184
-    listed = Path(__file__).with_name("shared_concepts.txt").read_text().split()
-    assert sorted({drawing.concept for drawing in drawings if drawing.shared}) == listed
-    assert json.dumps([drawing.to_row() for drawing in drawings]).isascii()
-    assert all(drawing.name for drawing in drawings)
+    concepts = Path(__file__).with_name("shared_concepts.txt").read_text().split()
+    assert sorted({drawing.concept for drawing in drawings if drawing.shared}) == concepts
+    assert json.dumps([drawing.to_row() for drawing in listed]).isascii()
+    assert all(drawing.name for drawing in listed)
