@@ -177,7 +177,7 @@ class DecoderConfig(StageConfig):
 class UpsamplerConfig(StageConfig):
     """unclip-train upsampler."""
 
-    degradation: str = "blur"  # of the small picture: "blur", "bsr_light" or "bsr"
+    degradation: str = "blur"  # of the small picture: "blur", "blur_light", "bsr_light" or "bsr"
     max_loss_weight: float = 400.0  # of an x_0 prediction at little noise, in x_0_loss_as_v
     max_noise_level: int = 0  # noise added to the small picture, where the network is told of it
 
@@ -254,7 +254,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "algorithm": ("adamw", "muon"),
     "decay": ("constant", "cosine", "linear", "cooldown"),
     "precision": ("auto", "no", "bf16", "fp16"),
-    "degradation": ("blur", "bsr_light", "bsr"),
+    "degradation": ("blur", "blur_light", "bsr_light", "bsr"),
     "balance": ("concept", "drawing", "pair"),
     "framing": ("centre", "random", "pad"),
 }

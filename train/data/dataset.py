@@ -36,7 +36,8 @@ from .drawings import (
 from .vocabulary import BACKGROUNDS, TINTS
 
 BALANCES = ("concept", "drawing", "pair")
-DEGRADATIONS = ("blur", "bsr", "bsr_light")
+DEGRADATIONS = ("blur", "blur_light", "bsr", "bsr_light")
+BLUR_SIGMA = 0.6
 EAGER_BYTES = 512 * 2**20
 CACHE_BYTES = 4 * 2**30
 _EPOCH_STREAM, _SAMPLE_STREAM, _PHASE_STREAM = 0, 1, 2
@@ -295,7 +296,7 @@ class UpsamplerDataset(Dataset):
         folder: as `unclip-data emoji` writes it.
         size: S of the pictures, 256 or 1024 (any multiple of 16 that was rendered).
         crop: C, a multiple of 4, at most S; S // 4 when None.
-        degradation: "blur", "bsr" or "bsr_light".
+        degradation: "blur", "blur_light", "bsr" or "bsr_light".
         seed: of order, crops and degradations.
         shared_only, styles: as for DrawingDataset.
         background_share: share of crops on a random colour in place of white.
@@ -404,13 +405,15 @@ def degrade(window: np.ndarray, kind: str, rng: np.random.Generator) -> torch.Te
     """The quarter-size picture of a window [H,W,3], by one of DEGRADATIONS; [3,H/4,W/4] in [-1,1].
 
     "blur": area means over 4x4 pixels, then a Gaussian of 3 pixels and sigma 0.6 (the paper's 64
-    to 256); "bsr" and "bsr_light": the blind degradations of its 256 to 1024.
+    to 256); "blur_light": a sigma of 0 to 0.6, for decoders as sharp as area means are; "bsr" and
+    "bsr_light": the blind degradations of its 256 to 1024.
     """
     from . import degradation
 
-    if kind == "blur":
+    if kind in ("blur", "blur_light"):
         x = torch.from_numpy(window.transpose(2, 0, 1).astype(np.float32))
-        return degradation.gaussian_blur(F.avg_pool2d(x, 4) / 127.5 - 1.0)
+        sigma = BLUR_SIGMA if kind == "blur" else BLUR_SIGMA * (1 - rng.random())  # never 0
+        return degradation.gaussian_blur(F.avg_pool2d(x, 4) / 127.5 - 1.0, sigma=sigma)
     variant = "full" if kind == "bsr" else "light"
     small = degradation.bsr_degrade(window, 4, rng, variant)
     return torch.from_numpy(small.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1.0)
