@@ -139,55 +139,36 @@ def first_row(z: Tensor) -> int:
 
 
 def augmented(x: Tensor, generators: list[torch.Generator]) -> Tensor:
-    """Pictures [B, 3, S, S] in [-1, 1] moved, bent, tinted, softened and patched.
+    """Pictures [B, 3, S, S] in [-1, 1] moved, turned, scaled, tinted, softened and patched.
 
     Each by its own generator, and so little that captions stay true. It keeps the picture tower
     from learning drawings by heart, and from minding the faults of generated ones: soft edges,
     grain, colours a little off.
     """
-    draws = torch.stack([torch.rand(23, generator=g) for g in generators]).to(x)  # [B, 23]
+    draws = torch.stack([torch.rand(14, generator=g) for g in generators]).to(x)  # [B, 14]
     grain = draw_noise_like(x, generators)
-    even = draws - 0.5
-    turned = {"angle": 0.7 * even[:, 1], "slant": 0.4 * even[:, 3], "shift": 0.2 * even[:, 4:6]}
-    x = bent(x, 0.8 + 0.35 * draws[:, 0], stretch=torch.exp(0.36 * even[:, 2]), **turned)
-    x = tinted(x, 0.85 + 0.3 * draws[:, 6:9], 0.28 * even[:, 9:15].view(-1, 3, 2))
-    draws = draws[:, 15:, None, None, None]  # [B, 8, 1, 1, 1]
-    x = x + 0.2 * (draws[:, 0] - 0.5)
+    x = moved(x, 0.8 + 0.35 * draws[:, 0], 0.35 * (draws[:, 1] - 0.5), 0.2 * (draws[:, 2:4] - 0.5))
+    draws = draws[:, 4:, None, None, None]  # [B, 10, 1, 1, 1]
+    x = x * (0.85 + 0.3 * draws[:, 0:3, 0]) + 0.2 * (draws[:, 3] - 0.5)
     soft = F.interpolate(F.avg_pool2d(x, 2), x.shape[-2:], mode="bilinear", align_corners=False)
-    x = torch.where(draws[:, 1] < 0.25, soft, x)
-    x = x + 0.5 * (draws[:, 2] - 0.7).clamp(min=0) * grain
+    x = torch.where(draws[:, 4] < 0.25, soft, x)
+    x = x + 0.5 * (draws[:, 5] - 0.7).clamp(min=0) * grain
     places = (torch.arange(x.shape[-1], device=x.device) + 0.5) / x.shape[-1]  # [S]
-    top, left, side = draws[:, 3], draws[:, 4], 0.35 * draws[:, 5] * (draws[:, 6] < 0.5)
+    top, left, side = draws[:, 6], draws[:, 7], 0.3 * (draws[:, 8] < 0.3)
     rows = (places[:, None] - top).abs() < side / 2  # [B, 1, S, 1]
     columns = (places - left).abs() < side / 2  # [B, 1, 1, S]
-    return torch.where(rows & columns, 2 * draws[:, 7] - 1, x).clamp(-1, 1)
+    return torch.where(rows & columns, 2 * draws[:, 9] - 1, x).clamp(-1, 1)
 
 
-def bent(
-    x: Tensor, scale: Tensor, angle: Tensor, stretch: Tensor, slant: Tensor, shift: Tensor
-) -> Tensor:
-    """Pictures [B, 3, S, S] enlarged 1 / scale times, turned, stretched, slanted and shifted.
+def moved(x: Tensor, scale: Tensor, angle: Tensor, shift: Tensor) -> Tensor:
+    """Pictures [B, 3, S, S] enlarged 1 / scale [B] times, turned by angle [B] in radians, shifted.
 
-    scale, angle in radians, stretch (of the width; the height by its inverse) and slant are [B];
-    shift [B, 2] is in halves of the side. What comes into view repeats the border.
+    shift [B, 2] is in halves of the side; what comes into view repeats the border.
     """
     cos, sin = scale * angle.cos(), scale * angle.sin()
-    rows = [cos * stretch, cos * slant - sin / stretch, shift[:, 0]]
-    rows += [sin * stretch, sin * slant + cos / stretch, shift[:, 1]]
-    places = torch.stack(rows, dim=1).view(-1, 2, 3)
-    grid = F.affine_grid(places, list(x.shape), align_corners=False)
+    rows = torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], dim=1)
+    grid = F.affine_grid(rows.view(-1, 2, 3), list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
-
-
-def tinted(x: Tensor, gains: Tensor, mixing: Tensor) -> Tensor:
-    """Pictures [B, 3, S, S], each channel with a gain [B, 3] and mixing [B, 3, 2] of the two others.
-
-    c' = g c + m (d - c) + n (e - c): grey is only made lighter or darker, hues move a little.
-    """
-    first, second = x.roll(1, dims=1), x.roll(2, dims=1)
-    mixing = mixing[..., None, None]  # [B, 3, 2, 1, 1]
-    hue = mixing[:, :, 0] * (first - x) + mixing[:, :, 1] * (second - x)
-    return gains[..., None, None] * x + hue
 
 
 def make_stage(config: ClipConfig, captions: list[str]) -> ClipStage:

@@ -6,7 +6,7 @@ import torch
 from unclip import CLIP
 from unclip.diffusion.noise import child_generators
 from unclip_train.cli import make_stage
-from unclip_train.clip import augmented, bent, tinted
+from unclip_train.clip import augmented, moved
 from unclip_train.config import ConfigError
 from unclip_train.data.loader import collate
 from unclip_train.draws import draw_masks
@@ -74,40 +74,130 @@ def test_augmentation_is_keyed_small_and_keeps_a_flat_picture_flat():
     flat = torch.full((64, 3, 16, 16), 0.5)
     changed = augmented(flat, child_generators(list(range(64)), "augment"))
     assert (changed.flatten(2).median(2).values - 0.5).abs().max() < 0.25
-    assert changed.flatten(2).std(2).quantile(0.25) < 1e-3  # a third: neither grained nor patched
+    assert changed.flatten(2).std(2).median() < 1e-3  # most are neither grained nor patched
 
 
-def bent_by(x, scale=1.0, angle=0.0, stretch=1.0, slant=0.0, shift=(0.0, 0.0)):
-    told = [torch.full((len(x),), value) for value in (scale, angle, stretch, slant)]
-    return bent(x, *told, torch.tensor(shift).expand(len(x), 2))
-
-
-def test_pictures_are_bent_as_told():
+def test_pictures_are_moved_as_told():
     x = torch.zeros(2, 3, 16, 16)
     x[:, :, 4:8, 8:12] = 1
-    assert torch.allclose(bent_by(x), x, atol=1e-6)
-    assert torch.allclose(bent_by(x, shift=(0.5, 0.0)), x.roll(-4, dims=-1), atol=1e-6)
-    assert torch.allclose(bent_by(x, shift=(0.0, -0.5)), x.roll(4, dims=-2), atol=1e-6)
-    assert torch.allclose(bent_by(x, angle=torch.pi / 2), x.rot90(1, (-2, -1)), atol=1e-4)
-    assert bent_by(x, scale=2.0).sum() == pytest.approx(float(x.sum()) / 4, rel=0.1)
-    narrow = bent_by(x, stretch=2.0)  # half as wide, twice as high
-    assert narrow.sum() == pytest.approx(float(x.sum()), rel=0.1)
-    assert (narrow > 0.5).any(dim=-1).sum() == 2 * 3 * 8 and (narrow > 0.5).any(dim=-2).sum() == 12
-    centre = (narrow > 0.5).float().mean((0, 1)).nonzero().float().mean(0)
-    assert centre.tolist() == [3.5, 8.5]  # twice as far up, half as far right, as that of x
-    column = bent_by(x[..., 8:9].expand_as(x) * 1.0, slant=0.5)
-    assert torch.allclose(column, x[..., 8:9].expand_as(x), atol=1e-5)  # rows slide along
-    assert not torch.allclose(bent_by(x, slant=0.5), x, atol=0.5)
+    one, none = torch.ones(2), torch.zeros(2)
+    assert torch.allclose(moved(x, one, none, torch.zeros(2, 2)), x, atol=1e-6)
+    shifted = moved(x, one, none, torch.tensor([[0.5, 0.0], [0.0, -0.5]]))
+    assert torch.allclose(shifted[0], x[0].roll(-4, dims=-1), atol=1e-6)
+    assert torch.allclose(shifted[1], x[1].roll(4, dims=-2), atol=1e-6)
+    turned = moved(x, one, torch.full((2,), torch.pi / 2), torch.zeros(2, 2))
+    assert torch.allclose(turned, x.rot90(1, (-2, -1)), atol=1e-4)
+    assert moved(x, 2 * one, none, torch.zeros(2, 2)).sum() == pytest.approx(
+        float(x.sum()) / 4, rel=0.1
+    )
 
 
-def test_tinting_moves_hues_and_leaves_grey_grey():
-    x = torch.rand(2, 3, 4, 4)
-    even = torch.ones(2, 3)
-    assert torch.allclose(tinted(x, even, torch.zeros(2, 3, 2)), x)
-    mixing = torch.zeros(2, 3, 2)
-    mixing[:, 0, 0] = 0.25  # of the channel before red, round the circle: blue
-    changed = tinted(x, even, mixing)
-    assert torch.allclose(changed[:, 0], 0.75 * x[:, 0] + 0.25 * x[:, 2])
-    assert torch.equal(changed[:, 1:], x[:, 1:])
-    grey = x[:, :1].expand(-1, 3, -1, -1)
-    assert torch.allclose(tinted(grey, 0.9 * even, torch.rand(2, 3, 2)), 0.9 * grey, atol=1e-6)
+def test_a_judge_is_saved_and_read_as_a_clip(tiny_config, tmp_path):
+    stage, dataset = make_stage("clip", tiny_config("clip", name="judge"))
+    network = stage.network.eval()
+    stage.save(network, tmp_path / "judge")
+    judge = CLIP.from_pretrained(tmp_path / "judge")
+    x = torch.rand(2, 3, 16, 16) * 2 - 1
+    assert torch.equal(judge.encode_image(x), network.clip.encode_image(x))
+    texts = ["red circle", "blue bar"]
+    assert torch.equal(judge.encode_text(texts).z_txt, network.clip.encode_text(texts).z_txt)
+    assert judge.encode_image(x).shape == (2, 32)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("model_type=rasnet", "network.vision.model_type"),
+        ("hidden_size=null", "network.vision.hidden_size"),
+    ],
+)
+def test_a_tower_that_cannot_be_built_is_named(change, named, tiny_config):
+    config = tiny_config("clip", f"network.vision.{change}", name="judge")
+    with pytest.raises(ConfigError, match=named):
+        make_stage("clip", config)
+
+
+def test_captions_have_their_own_embeddings(tiny_clip):
+    clip = CLIP.from_pretrained(tiny_clip)
+    text = clip.encode_text(["a red circle", "a blue circle", "a red square", ""])
+    distances = torch.cdist(text.z_txt, text.z_txt) + torch.eye(4)
+    assert distances.min() > 1e-3
+
+
+def test_decoder_drops_conditions_independently(tiny_config, tiny_clip):
+    """At 10 % and 50 % as configured, the network is told of no embeddings and empty captions."""
+    stage, dataset = make_stage("decoder", tiny_config("decoder", f"clip={tiny_clip}"))
+    empty = stage.clip.encode_text([""]).tokens[0]
+    seen = {"z_img": [], "text": []}
+
+    def spy(x_t, t, z_img, text, known, no_z_img):
+        assert known is None
+        seen["z_img"] += no_z_img.tolist()
+        seen["text"] += (text.tokens == empty).all(1).tolist()
+        return torch.zeros(len(x_t), 6, 16, 16)
+
+    spy.parameters = stage.network.parameters
+    batch = collate([dataset[position % 15] for position in range(500)])
+    for start in (0, 500, 1000, 1500):
+        stage.loss(spy, batch, child_generators(list(range(start, start + 500)), "drops"))
+    no_z_img, no_text = torch.tensor(seen["z_img"]), torch.tensor(seen["text"])
+    assert abs(no_z_img.float().mean() - 0.1) < 0.02
+    assert abs(no_text.float().mean() - 0.5) < 0.03
+    assert abs((no_z_img & no_text).float().mean() - 0.05) < 0.015
+
+
+def test_an_inpainting_decoder_begins_from_a_plain_one_and_learns(tiny_config, tiny_clip, tmp_path):
+    """It keeps the plain one's weights, is told the picture beside the mask, and heeds it."""
+    plain, _ = make_stage("decoder", tiny_config("decoder", f"clip={tiny_clip}"))
+    plain.save(plain.network, tmp_path / "plain")
+    words = (f"clip={tiny_clip}", f"init={tmp_path / 'plain'}", "network.inpainting=true")
+    stage, dataset = make_stage("decoder", tiny_config("decoder", *words))
+    assert stage.network.config.inpainting
+    for name, weight in plain.network.state_dict().items():
+        got = stage.network.state_dict()[name]
+        assert torch.equal(got[:, :3] if name == "unet.conv_in.weight" else got, weight), name
+    told = []
+
+    def spy(x_t, t, z_img, text, known, no_z_img):
+        told.append(known)
+        return torch.zeros(len(x_t), 6, 16, 16)
+
+    spy.parameters = stage.network.parameters
+    batch = collate([dataset[position % 15] for position in range(64)])
+    stage.loss(spy, batch, child_generators(list(range(64)), "masks"))
+    picture, mask = told[0][:, :3], told[0][:, 3:]
+    x_0 = batch["image"].float() / 127.5 - 1
+    assert torch.equal(picture, x_0 * (1 - mask)) and {*mask.unique().tolist()} == {0.0, 1.0}
+    assert 0.3 < mask.mean() < 0.7
+    first, last, _ = overfit(stage, dataset, 24)
+    assert last < 0.8 * first
+    assert stage.network.unet.conv_in.weight[:, 3:].abs().max() > 1e-3
+
+
+def test_masks_are_keyed_and_of_every_kind():
+    masks = draw_masks(16, child_generators(list(range(400)), "masks"), "cpu")
+    assert torch.equal(masks[7:8], draw_masks(16, child_generators([7], "masks"), "cpu"))
+    assert set(masks.unique().tolist()) == {0.0, 1.0}
+    whole = (masks.flatten(1).mean(1) == 1).float().mean().item()
+    border = torch.cat([masks[..., 0, :], masks[..., -1, :], masks[..., 0], masks[..., -1]], -1)
+    outside = (border.flatten(1).min(1).values == 1).float().mean().item() - whole
+    assert 0.08 < whole < 0.2 and 0.08 < outside < 0.3
+
+
+def test_prior_statistics_normalise_the_data(tiny_config, tiny_clip):
+    stage, dataset = make_stage("prior", tiny_config("prior", f"clip={tiny_clip}"))
+    batch = collate([dataset[position] for position in range(64)])
+    z = stage.network.normalize(stage.clip.encode_image(batch["image"].float() / 127.5 - 1))
+    assert z.mean(0).abs().max() < 1e-3
+    assert (z.std(0) - 1).abs().max() < 1e-2
+    assert torch.allclose(stage.network.normalize(stage.network.denormalize(z)), z, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["decoder", "upsampler_256"])
+def test_preview_is_a_sheet_of_pictures(name, tiny_config, tiny_clip):
+    stage_name = {"judge": "clip"}.get(name, name.split("_")[0])
+    overrides = [f"clip={tiny_clip}"] if stage_name == "decoder" else []
+    stage, _ = make_stage(stage_name, tiny_config(stage_name, *overrides, name=name))
+    with torch.no_grad():
+        sheet = stage.preview(stage.network.eval())
+    assert sheet.size == ((8 * 16, 2 * 16) if stage_name == "decoder" else (8 * 16, 3 * 16))

@@ -13,7 +13,7 @@ from unclip_train.config import load_config
 from unclip_train.data import dataset as dataset_module
 from unclip_train.data.build import make_held_out
 from unclip_train.data.compose import over, read_picture
-from unclip_train.data.dataset import ConceptOrder, DrawingDataset, UpsamplerDataset
+from unclip_train.data.dataset import ConceptOrder, DrawingDataset, UpsamplerDataset, degrade
 from unclip_train.data.degradation import gaussian_blur
 from unclip_train.data.drawings import EMOJI_STYLES, base_concept
 from unclip_train.data.vocabulary import BACKGROUNDS, TINTS
@@ -294,6 +294,19 @@ def test_low_picture_is_the_blurred_whole_one(set_folder):
             )
         ]
         assert places
+
+
+def test_light_blur_is_anything_from_none_to_all_of_it():
+    window = np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)
+    x = torch.from_numpy(window.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1)
+    sharp = F.avg_pool2d(x, 4)
+    most = (gaussian_blur(sharp) - sharp).norm()
+    shares = [
+        float((degrade(window, "blur_light", np.random.default_rng(seed)) - sharp).norm() / most)
+        for seed in range(40)
+    ]
+    assert 0 <= min(shares) < 0.1 and 0.9 < max(shares) <= 1.0001
+    assert torch.allclose(degrade(window, "blur", None), gaussian_blur(sharp), atol=1e-6)
 
 
 @pytest.mark.parametrize("degradation", DEGRADATIONS)
