@@ -71,6 +71,16 @@ def test_a_clip_with_a_resnet_comes_back(make_pipe, make_resnet_clip, tmp_path):
     )
 
 
+def test_what_older_transformers_wrote_of_a_clip_is_read(make_pipe, make_resnet_clip, tmp_path):
+    make_pipe(clip=make_resnet_clip()).save_pretrained(tmp_path / "model")
+    path = tmp_path / "model/clip/config.json"
+    config = json.loads(path.read_text())
+    for section in ("text_config", "vision_config"):
+        config[section]["output_attentions"] = False
+    path.write_text(json.dumps(config))
+    UnCLIPPipeline.from_pretrained(tmp_path / "model")
+
+
 @pytest.mark.parametrize(
     ("section", "changes", "word"),
     [

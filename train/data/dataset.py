@@ -37,7 +37,6 @@ from .vocabulary import BACKGROUNDS, TINTS
 
 BALANCES = ("concept", "drawing", "pair")
 DEGRADATIONS = ("blur", "blur_light", "bsr", "bsr_light")
-BLUR_SIGMA = 0.6
 EAGER_BYTES = 512 * 2**20
 CACHE_BYTES = 4 * 2**30
 _EPOCH_STREAM, _SAMPLE_STREAM, _PHASE_STREAM = 0, 1, 2
@@ -412,7 +411,7 @@ def degrade(window: np.ndarray, kind: str, rng: np.random.Generator) -> torch.Te
 
     if kind in ("blur", "blur_light"):
         x = torch.from_numpy(window.transpose(2, 0, 1).astype(np.float32))
-        sigma = BLUR_SIGMA if kind == "blur" else BLUR_SIGMA * (1 - rng.random())  # never 0
+        sigma = degradation.SIGMA * (1.0 if kind == "blur" else 1.0 - rng.random())  # never 0
         return degradation.gaussian_blur(F.avg_pool2d(x, 4) / 127.5 - 1.0, sigma=sigma)
     variant = "full" if kind == "bsr" else "light"
     small = degradation.bsr_degrade(window, 4, rng, variant)

@@ -20,6 +20,7 @@ from PIL import Image
 
 __all__ = ["bsr_degrade", "gaussian_blur", "gaussian_kernel"]
 
+SIGMA = 0.6  # of the Gaussian blur, in pixels of the small picture
 PRE_HALVING_PROBABILITY = 0.25
 ANISOTROPIC_PROBABILITY = 0.5
 JPEG_PROBABILITY = 0.9
@@ -68,7 +69,7 @@ def gaussian_kernel(
     return torch.from_numpy((kernel / kernel.sum()).astype(np.float32))
 
 
-def gaussian_blur(x: torch.Tensor, kernel_size: int = 3, sigma: float = 0.6) -> torch.Tensor:
+def gaussian_blur(x: torch.Tensor, kernel_size: int = 3, sigma: float = SIGMA) -> torch.Tensor:
     """Blurs each channel with a Gaussian window, mirrored at the border (unCLIP, Table 3; SR3).
 
     x: [...,C,H,W] floating point, any range, H and W > kernel_size // 2. kernel_size: odd, pixels.

@@ -63,9 +63,8 @@ HEEDED = {
 SETTINGS = ("default_steps", "default_guidance")
 
 REMARKS = {"_class_name", "_diffusers_version", "_name_or_path"}  # of diffusers' config files
-CLIP_REMARKS = {  # of transformers' config files, older ones too
-    *("model_type", "_name_or_path", "torch_dtype", "output_attentions")
-}
+# Of transformers' config files, older ones too.
+CLIP_REMARKS = {"model_type", "_name_or_path", "torch_dtype", "output_attentions"}
 NETWORK_STEM, CLIP_STEM = "diffusion_pytorch_model", "model"  # of files of weights
 SHARD_NAME = re.compile(r"[\w-][\w.-]*\.safetensors")
 MAX_JSON_BYTES = 16 << 20
