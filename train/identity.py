@@ -32,6 +32,8 @@ def config_hash(config: StageConfig) -> str:
         facts.pop(key, None)
     if facts.get("noise_levels") == 1:  # as it was before there were these keys
         facts.pop("noise_levels")
+    if not facts.get("analogies"):
+        facts.pop("analogies", None)
     if facts["optimizer"]["algorithm"] == "adamw":
         facts["optimizer"].pop("algorithm")
     if not facts.get("lora", {"rank": 0})["rank"]:

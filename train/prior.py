@@ -21,6 +21,7 @@ from unclip.metrics.similarity import prior_cosines
 from unclip.models.clip import CLIP, TextEncoding
 from unclip.models.prior import Prior
 from unclip.models.prior_transformer import Prefix
+from unclip_train.analogies import Analogies, find_analogies
 from unclip_train.conditions import PlainEmbeddings, image_embeddings
 from unclip_train.config import ConfigError, PriorConfig
 from unclip_train.data.dataset import DrawingDataset
@@ -44,6 +45,7 @@ class PriorStage:
         config: of the stage.
         previews: draws config.prompts, where there are any.
         kept: embeddings of pictures that are shown again and again.
+        analogies: captions and embeddings that take the place of config.analogies of all.
     """
 
     name = "prior"
@@ -55,10 +57,12 @@ class PriorStage:
         config: PriorConfig,
         previews: PriorPreviews | None = None,
         kept: PlainEmbeddings | None = None,
+        analogies: Analogies | None = None,
     ):
         self.network = network
         self.clip = clip.requires_grad_(False).eval()
         self.drop_text, self.noise_levels = config.drop_text, config.noise_levels
+        self.analogies, self.analogies_share = analogies, config.analogies
         self.previews, self.kept, self.lora = previews, kept, config.lora
         self.schedule = make_schedule(network.config.schedule, network.config.num_train_timesteps)
 
@@ -66,27 +70,31 @@ class PriorStage:
         self, network: nn.Module, batch: dict, generators: list[torch.Generator]
     ) -> dict[str, Tensor]:
         """Squared error of the predicted embedding, and its cosine with the true one."""
-        captions = drop_captions(batch["caption"], self.drop_text, generators)
-        z_img, text = self._embeddings(network, batch, captions)
+        captions, z_img = batch["caption"], self._z_img(network, batch)
+        if self.analogies:
+            share = self.analogies_share
+            captions, z_img = self.analogies.mix_in(captions, z_img, share, generators)
+        text = self._text(drop_captions(captions, self.drop_text, generators))
         t = torch.cat([self._timesteps(generators, z_img) for _ in range(self.noise_levels)])
         z_img = z_img.repeat(self.noise_levels, 1)  # [K B, D], level by level
         z_hat, z_0 = self._predict(network, z_img, text, t, generators)
         cosine = F.cosine_similarity(self.network.denormalize(z_hat), z_img)
         return {"loss": simple_loss(z_hat, z_0).mean(), "cosine": cosine.mean()}
 
-    def _embeddings(
-        self, network: nn.Module, batch: dict, captions: list[str]
-    ) -> tuple[Tensor, TextEncoding]:
-        """z_img [B, D], and the captions; an empty one is what guidance will lead away from."""
+    @torch.no_grad()
+    def _z_img(self, network: nn.Module, batch: dict) -> Tensor:
+        """Embeddings [B, D] of a batch's pictures, where the network is."""
         device = next(network.parameters()).device
-        self.clip.to(device)
-        with torch.no_grad():
-            z_img = image_embeddings(self.clip, batch, device, self.kept)
-            text = self.clip.encode_text(captions)
-            empty = torch.tensor([not caption for caption in captions], device=device)
-            null = self.network.unconditional(text)
-            mask = torch.where(empty[:, None], null.text_mask, text.text_mask)
-        return z_img, text._replace(text_mask=mask)
+        return image_embeddings(self.clip.to(device), batch, device, self.kept)
+
+    @torch.no_grad()
+    def _text(self, captions: list[str]) -> TextEncoding:
+        """The captions; an empty one is what guidance will lead away from."""
+        text = self.clip.encode_text(captions)
+        empty = torch.tensor([not caption for caption in captions], device=text.text_mask.device)
+        null = self.network.unconditional(text)
+        mask = torch.where(empty[:, None], null.text_mask, text.text_mask)
+        return text._replace(text_mask=mask)
 
     def _timesteps(self, generators: list[torch.Generator], like: Tensor) -> Tensor:
         return draw_timesteps(self.schedule.num_steps, generators, like.device)
@@ -118,7 +126,7 @@ class PriorStage:
         """
         losses, drawn = [], []
         for batch in batches:
-            z_img, text = self._embeddings(network, batch, batch["caption"])
+            z_img, text = self._z_img(network, batch), self._text(batch["caption"])
             t = spread_timesteps(self.schedule.num_steps, batch, z_img.device)
             z_hat, z_0 = self._predict(network, z_img, text, t, generators_of(batch))
             losses.append((t, simple_loss(z_hat, z_0)))
@@ -172,7 +180,8 @@ def make_stage(
     if config.prompts:
         previews = PriorPreviews(config.prompts, config.decoder, held_out)
     kept = PlainEmbeddings(clip, dataset) if isinstance(dataset, DrawingDataset) else None
-    return PriorStage(prior, clip, config, previews, kept)
+    analogies = find_analogies(kept, dataset) if config.analogies else None
+    return PriorStage(prior, clip, config, previews, kept, analogies)
 
 
 @torch.no_grad()

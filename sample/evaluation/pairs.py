@@ -29,8 +29,8 @@ CMMD = Column("CMMD", digits=2, better="lower")
 COUNT = Column("pictures", "count")
 
 QUESTIONS = {
-    "heldout": "Concepts in a style they were never drawn in: neither the model nor the judge was "
-    "trained on these pairs, though each concept was seen in the other styles. Does the judge find "
+    "heldout": "Concepts in a style they were never drawn in: neither the model nor the judge saw "
+    "these drawings in training, only the concepts in other styles. Does the judge find "
     "the caption of each picture among 100 of the same style, 20 of them of the same category?",
     "seen": "The same question for pairs that may have been trained on: the distance to held-out "
     "pairs is what is remembered rather than understood.",

@@ -23,7 +23,7 @@ from unclip_train.data.compose import (
     random_scene,
 )
 
-NUM_SEEDS = 8
+NUM_SEEDS = 16
 NUM_GRID_COLUMNS = 10
 PLAIN_SHARE = 0.7  # of the random captions that name a single thing
 
