@@ -19,7 +19,6 @@ from torch import Tensor
 from unclip_train.conditions import PlainEmbeddings
 from unclip_train.config import ConfigError
 from unclip_train.data.captions import make_caption
-from unclip_train.data.dataset import DrawingDataset
 from unclip_train.data.drawings import Drawing, base_concept
 
 STRENGTH = 1.5  # of a style: a mean over artists has less of any than a drawing (emoji-model.md)
@@ -92,14 +91,13 @@ def missing_pairs(
     return sorted(missing, key=lambda pair: (pair[0].id, pair[1]))
 
 
-def find_analogies(kept: PlainEmbeddings | None, dataset: DrawingDataset) -> Analogies:
-    """Those of a data set of drawings.
+def find_analogies(kept: PlainEmbeddings) -> Analogies:
+    """Those of a data set of drawings, whose embeddings are kept from here on.
 
     Raises:
-        ConfigError: for other data, and where no pair is missing.
+        ConfigError: when no pair is missing.
     """
-    if kept is None:
-        raise ConfigError("analogies: only drawings, as unclip-data emoji makes them, have styles")
+    dataset = kept.drawings
     names = [drawing.id for drawing in dataset.drawings]
     with torch.no_grad():
         found = kept.find(names, torch.device("cpu"))

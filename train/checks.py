@@ -78,6 +78,8 @@ def check_data(stage: str, config: StageConfig) -> None:
         raise ConfigError("data.validation and data.validation_share: give one of them")
     if data.validation:
         kind_of(data.validation)
+    if getattr(config, "analogies", 0) and kind != "drawings":
+        raise ConfigError("analogies: only drawings, as unclip-data emoji makes them, have styles")
     if not data.embeddings:
         return
     if stage in ("clip", "upsampler"):
@@ -154,6 +156,8 @@ def check_fit(config: StageConfig, made_with: dict[str, Any], towers: Towers | N
         known = made_with.get(name)
         if name == "inpainting" and value and not known:
             continue  # a plain decoder grows the channels
+        if name == "dropout":
+            continue  # no weight depends on it
         if isinstance(value, dict) and isinstance(known, dict):
             known = {key: known.get(key) for key in value}
         if name in made_with and json.dumps(value) != json.dumps(known):

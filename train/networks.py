@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from unclip.models.limits import check_decoder, check_prior, check_upsampler
-from unclip_train.config import ConfigError, explain
+from unclip_train.config import ConfigError, check_values, explain
 
 CLASSES = {"prior": "Prior", "decoder": "Decoder", "upsampler": "Upsampler"}
 LIMITS = {"prior": check_prior, "decoder": check_decoder, "upsampler": check_upsampler}
@@ -105,7 +105,9 @@ def typed(key: str, schema: type, arguments: dict[str, Any]) -> Any:
             if "$VALUE" in str(error):  # an entry of a list
                 raise ConfigError(f"{key}.{name}: {value} has entries of a wrong kind") from None
             raise ConfigError(explain(error, schema, prefix=f"{key}.")) from None
-    return OmegaConf.to_object(merged)
+    settings = OmegaConf.to_object(merged)
+    check_values(settings, f"{key}.")
+    return settings
 
 
 def check_towers(arguments: dict[str, Any]) -> None:

@@ -180,7 +180,7 @@ def make_stage(
     if config.prompts:
         previews = PriorPreviews(config.prompts, config.decoder, held_out)
     kept = PlainEmbeddings(clip, dataset) if isinstance(dataset, DrawingDataset) else None
-    analogies = find_analogies(kept, dataset) if config.analogies else None
+    analogies = find_analogies(kept) if config.analogies else None
     return PriorStage(prior, clip, config, previews, kept, analogies)
 
 

@@ -34,6 +34,8 @@ def load_network(name: str, source: str, arguments: dict[str, Any], key: str = "
         network = read_part(source.removeprefix(HUB), name).train()
     except (ModelFileError, OSError, ValueError) as error:
         raise ConfigError(f"{key}: cannot read {source}: {one_line(error)}") from error
+    if "dropout" in arguments and "dropout" in network.config:  # which no weight depends on
+        network = with_dropout(network, arguments["dropout"])
     for argument, value in arguments.items():
         made_with = network.config.get(argument)
         if isinstance(value, dict) and isinstance(made_with, dict):
@@ -43,6 +45,13 @@ def load_network(name: str, source: str, arguments: dict[str, Any], key: str = "
                 f"network.{argument} is {value}, but the weights of init={source} have {made_with}"
             )
     return network
+
+
+def with_dropout(network: nn.Module, dropout: float) -> nn.Module:
+    """The same weights in a network that drops another share."""
+    other = type(network).from_config(network.config, dropout=dropout)
+    other.load_state_dict(network.state_dict())
+    return other.train()
 
 
 def check_clip_fits(config: Any, network: nn.Module, sizes: dict[str, int]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from torch import nn
 
 from unclip.diffusion.noise import child_generators
 from unclip_train import checkpoint
@@ -303,6 +304,22 @@ def test_init_begins_from_trained_weights(tiny_config, tiny_clip, tmp_path):
     assert second.step == 0
     for name, parameter in second.bare_network.named_parameters():
         assert torch.allclose(parameter, averages(first)[name])
+
+
+@pytest.mark.parametrize("name", ["prior", "decoder", "upsampler_256"])
+def test_init_may_drop_another_share(name, tiny_config, tiny_clip, tmp_path):
+    first = engine_for(name, tiny_config, tiny_clip, "run.steps=1")
+    first.train()
+    second = engine_for(
+        name, tiny_config, tiny_clip, f"output={tmp_path / 'second'}", "network.dropout=0.25",
+        f"init={first.folder / 'model'}",
+    )  # fmt: skip
+    network = second.bare_network
+    assert network.config.dropout == 0.25 and network.training
+    assert 0.25 in {module.p for module in network.modules() if isinstance(module, nn.Dropout)}
+    weights = dict(network.named_parameters())
+    for key, mean in averages(first).items():
+        assert torch.allclose(weights[key], mean)
 
 
 def test_saved_model_is_the_averaged_network(tiny_config, tiny_clip):
