@@ -78,8 +78,9 @@ def check_data(stage: str, config: StageConfig) -> None:
         raise ConfigError("data.validation and data.validation_share: give one of them")
     if data.validation:
         kind_of(data.validation)
-    if getattr(config, "analogies", 0) and kind != "drawings":
-        raise ConfigError("analogies: only drawings, as unclip-data emoji makes them, have styles")
+    for key, default in (("analogies", 0), ("style_strength", 1)):
+        if kind != "drawings" and getattr(config, key, default) != default:
+            raise ConfigError(f"{key}: only drawings, as unclip-data emoji makes them, have styles")
     if not data.embeddings:
         return
     if stage in ("clip", "upsampler"):

@@ -139,7 +139,8 @@ class PriorConfig(StageConfig):
     drop_text: float = 0.1  # share of captions emptied, for guidance (DALL-E 2, section 2.2)
     statistics_samples: int = 4096  # pictures from which mean and std are measured
     lora: LoraConfig = field(default_factory=LoraConfig)
-    analogies: float = 0.0  # share of captions of what no artist drew, see unclip_train.analogies
+    style_strength: float = 1.0  # of drawings' embeddings, see unclip_train.styles; 1: as drawn
+    analogies: float = 0.0  # share of captions of what no artist drew, in place of others
     noise_levels: int = 1  # timesteps that a caption is learned at in one pass over its text
     prompts: list[str] | None = None  # drawn in previews
     decoder: str | None = None  # trained, to draw them; without it the nearest held-out pictures
@@ -222,6 +223,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "peak_tflops": (0, 1e6),
     "noise_levels": (1, 1024),
     "analogies": (0, 1),
+    "style_strength": (0, 10),
     "rank": (0, 1024),
     "alpha": (0, 1e4),
     "dropout": (0, 1),

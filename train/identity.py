@@ -30,10 +30,9 @@ def config_hash(config: StageConfig) -> str:
     facts = asdict(config)
     for key in FREE_OF_STAGE:
         facts.pop(key, None)
-    if facts.get("noise_levels") == 1:  # as it was before there were these keys
-        facts.pop("noise_levels")
-    if not facts.get("analogies"):
-        facts.pop("analogies", None)
+    for key, default in (("noise_levels", 1), ("analogies", 0), ("style_strength", 1)):
+        if facts.get(key) == default:  # as it was before there were these keys
+            facts.pop(key)
     if facts["optimizer"]["algorithm"] == "adamw":
         facts["optimizer"].pop("algorithm")
     if not facts.get("lora", {"rank": 0})["rank"]:

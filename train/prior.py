@@ -21,7 +21,6 @@ from unclip.metrics.similarity import prior_cosines
 from unclip.models.clip import CLIP, TextEncoding
 from unclip.models.prior import Prior
 from unclip.models.prior_transformer import Prefix
-from unclip_train.analogies import Analogies, find_analogies
 from unclip_train.conditions import PlainEmbeddings, image_embeddings
 from unclip_train.config import ConfigError, PriorConfig
 from unclip_train.data.dataset import DrawingDataset
@@ -30,6 +29,7 @@ from unclip_train.draws import draw_noise_like, draw_timesteps, drop_captions
 from unclip_train.lora import add_lora, save_lora
 from unclip_train.networks import build_network
 from unclip_train.previews import PriorPreviews, draw_embeddings
+from unclip_train.styles import Analogies, Styles, make_styles
 from unclip_train.validation import generators_of, mean_by_timestep, spread_timesteps
 from unclip_train.weights import check_clip_fits, load_clip, load_network
 
@@ -45,7 +45,8 @@ class PriorStage:
         config: of the stage.
         previews: draws config.prompts, where there are any.
         kept: embeddings of pictures that are shown again and again.
-        analogies: captions and embeddings that take the place of config.analogies of all.
+        styles: what embeddings of drawings are strengthened by.
+        analogies: of what nobody drew, in the place of some captions and embeddings.
     """
 
     name = "prior"
@@ -57,12 +58,13 @@ class PriorStage:
         config: PriorConfig,
         previews: PriorPreviews | None = None,
         kept: PlainEmbeddings | None = None,
+        styles: Styles | None = None,
         analogies: Analogies | None = None,
     ):
         self.network = network
         self.clip = clip.requires_grad_(False).eval()
         self.drop_text, self.noise_levels = config.drop_text, config.noise_levels
-        self.analogies, self.analogies_share = analogies, config.analogies
+        self.styles, self.analogies = styles, analogies
         self.previews, self.kept, self.lora = previews, kept, config.lora
         self.schedule = make_schedule(network.config.schedule, network.config.num_train_timesteps)
 
@@ -72,8 +74,7 @@ class PriorStage:
         """Squared error of the predicted embedding, and its cosine with the true one."""
         captions, z_img = batch["caption"], self._z_img(network, batch)
         if self.analogies:
-            share = self.analogies_share
-            captions, z_img = self.analogies.mix_in(captions, z_img, share, generators)
+            captions, z_img = self.analogies.mix_in(captions, z_img, generators)
         text = self._text(drop_captions(captions, self.drop_text, generators))
         t = torch.cat([self._timesteps(generators, z_img) for _ in range(self.noise_levels)])
         z_img = z_img.repeat(self.noise_levels, 1)  # [K B, D], level by level
@@ -83,9 +84,12 @@ class PriorStage:
 
     @torch.no_grad()
     def _z_img(self, network: nn.Module, batch: dict) -> Tensor:
-        """Embeddings [B, D] of a batch's pictures, where the network is."""
+        """What is to be learned of a batch's pictures, [B, D], where the network is."""
         device = next(network.parameters()).device
-        return image_embeddings(self.clip.to(device), batch, device, self.kept)
+        z_img = image_embeddings(self.clip.to(device), batch, device, self.kept)
+        if self.styles and "style" in batch:  # pictures to validate on may have none
+            return self.styles.strengthen(z_img, batch["style"])
+        return z_img
 
     @torch.no_grad()
     def _text(self, captions: list[str]) -> TextEncoding:
@@ -180,8 +184,8 @@ def make_stage(
     if config.prompts:
         previews = PriorPreviews(config.prompts, config.decoder, held_out)
     kept = PlainEmbeddings(clip, dataset) if isinstance(dataset, DrawingDataset) else None
-    analogies = find_analogies(kept) if config.analogies else None
-    return PriorStage(prior, clip, config, previews, kept, analogies)
+    styles, analogies = make_styles(config, kept)
+    return PriorStage(prior, clip, config, previews, kept, styles, analogies)
 
 
 @torch.no_grad()

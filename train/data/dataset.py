@@ -190,9 +190,9 @@ class DrawingDataset(Dataset):
     """Captioned pictures of drawings, alone on white or composed, for CLIP, prior and decoder.
 
     dataset[position], for any position >= 0, is {"image": uint8 [3,S,S], "caption": str,
-    "position": int, "id": str, "plain": the id where the drawing stands single on white in its own
-    colours, else ""}; len(dataset) is the number of positions of one epoch. Iterate with
-    positions of your own: there is no last one.
+    "position": int, "id": str, "style": str, "plain": the id where the drawing stands single on
+    white in its own colours, else ""}; len(dataset) is the number of positions of one epoch.
+    Iterate with positions of your own: there is no last one.
 
     Args:
         folder: as `unclip-data emoji` writes it.
@@ -257,6 +257,7 @@ class DrawingDataset(Dataset):
             "caption": caption_scene(scene, things, rng, tints, self.loose_share),
             "position": position,
             "id": things[0].id,
+            "style": things[0].style,
             "plain": things[0].id if scene.kind == "plain" and tints[0] is None else "",
         }
 
