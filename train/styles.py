@@ -38,10 +38,11 @@ class Styles:
             rows[drawing.style].append(row)
         self.means = {style: z_img[rows[style]].mean(0) for style in sorted(rows)}
         self.mean = torch.stack(list(self.means.values())).mean(0)
+        self.toward = {style: mean - self.mean for style, mean in self.means.items()}
 
     def strengthen(self, z_img: Tensor, styles: Sequence[str]) -> Tensor:
         """z + (k - 1) (m_s - m) of embeddings [B, D], each at its own length."""
-        toward = torch.stack([self.means[style] - self.mean for style in styles]).to(z_img)
+        toward = torch.stack([self.toward[style] for style in styles]).to(z_img)
         moved = z_img + (self.strength - 1) * toward
         return F.normalize(moved, dim=-1) * z_img.norm(dim=-1, keepdim=True)
 
@@ -58,9 +59,9 @@ class Styles:
         for _, rows in sorted(concepts.items()):
             known = {self.drawings[row].style for row in rows}
             alone = [self.z_img[row] - self.means[self.drawings[row].style] for row in rows]
+            concept = torch.stack(alone).mean(0)
             for style in sorted(self.means.keys() - known):
-                toward = self.strength * (self.means[style] - self.mean)
-                z = torch.stack(alone).mean(0) + self.mean + toward
+                z = concept + self.mean + self.strength * self.toward[style]
                 drawing = replace(self.drawings[rows[0]], style=style)
                 found.append((drawing, length * F.normalize(z, dim=0)))
         return found

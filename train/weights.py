@@ -34,7 +34,8 @@ def load_network(name: str, source: str, arguments: dict[str, Any], key: str = "
         network = read_part(source.removeprefix(HUB), name).train()
     except (ModelFileError, OSError, ValueError) as error:
         raise ConfigError(f"{key}: cannot read {source}: {one_line(error)}") from error
-    if "dropout" in arguments and "dropout" in network.config:  # which no weight depends on
+    known = network.config.get("dropout")
+    if known is not None and arguments.get("dropout", known) != known:  # no weight depends on it
         network = with_dropout(network, arguments["dropout"])
     for argument, value in arguments.items():
         made_with = network.config.get(argument)
