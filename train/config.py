@@ -179,7 +179,8 @@ class DecoderConfig(StageConfig):
 class UpsamplerConfig(StageConfig):
     """unclip-train upsampler."""
 
-    degradation: str = "blur"  # of the small picture: "blur", "blur_light", "bsr_light" or "bsr"
+    degradation: str = "blur"  # of the small picture, see degrade() in data/dataset.py
+    loss_power: int = 2  # 1: the absolute error in place of the squared one
     max_loss_weight: float = 400.0  # of an x_0 prediction at little noise, in x_0_loss_as_v
     max_noise_level: int = 0  # noise added to the small picture, where the network is told of it
 
@@ -252,13 +253,14 @@ RANGES: dict[str, tuple[float, float]] = {
     "timestep_mean": (-10, 10),
     "max_noise_level": (0, 999),
     "max_loss_weight": (1, math.inf),
+    "loss_power": (1, 2),
     "statistics_samples": (2, math.inf),
 }
 CHOICES: dict[str, tuple[str, ...]] = {
     "algorithm": ("adamw", "muon"),
     "decay": ("constant", "cosine", "linear", "cooldown"),
     "precision": ("auto", "no", "bf16", "fp16"),
-    "degradation": ("blur", "blur_light", "bsr_light", "bsr"),
+    "degradation": ("blur", "blur_light", "blur_noise", "bsr_light", "bsr"),
     "balance": ("concept", "drawing", "pair"),
     "framing": ("centre", "random", "pad"),
 }

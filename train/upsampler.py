@@ -43,7 +43,7 @@ class UpsamplerStage:
 
     def __init__(self, network: Upsampler, config: UpsamplerConfig, preview_batch: dict):
         self.network = network
-        self.max_loss_weight = config.max_loss_weight
+        self.max_loss_weight, self.loss_power = config.max_loss_weight, config.loss_power
         self.max_noise_level = config.max_noise_level if network.config.noise_conditioning else 0
         self.preview_batch = preview_batch
         self.schedule = make_schedule(network.config.schedule, network.config.num_train_timesteps)
@@ -51,7 +51,7 @@ class UpsamplerStage:
     def loss(
         self, network: nn.Module, batch: dict, generators: list[torch.Generator]
     ) -> dict[str, Tensor]:
-        """Squared error of eps or v, or of x_0 weighted as for v."""
+        """Error of eps or v, or of x_0 weighted as for v; squared, or absolute."""
         x_0, x_low = self._pictures(network, batch)
         noise_level = None
         if self.max_noise_level:  # Imagen's noise-conditioning augmentation
@@ -79,7 +79,8 @@ class UpsamplerStage:
         x_t = q_sample(self.schedule, x_0, t, eps)
         prediction = network(x_t, t, x_low, noise_level).float()
         kind = self.network.config.prediction
-        return prediction_loss(self.schedule, kind, prediction, x_0, eps, t, self.max_loss_weight)
+        weight, power = self.max_loss_weight, self.loss_power
+        return prediction_loss(self.schedule, kind, prediction, x_0, eps, t, weight, power)
 
     def validate(self, network: nn.Module, batches: Iterable[dict]) -> dict[str, float]:
         """Loss by timestep; PSNR of drawn crops, and of small pictures that are only resized."""

@@ -19,6 +19,15 @@ from unclip_sample.evaluation.sources import Example, styled_caption
 from unclip_train.data.captions import counted_phrase, noun_phrase, on_background
 from unclip_train.data.vocabulary import BACKGROUNDS
 
+KINDS = {
+    "drawn": "drawn by the model",
+    "own": "drawn from the real picture's z_img",
+    "real": "real (the ceiling)",
+}
+OWN_NOTE = (
+    "What is drawn from the real picture's own z_img asks no prior: what it gains is the prior's "
+    "to win, what it still lacks is the decoder's."
+)
 NUM_SHOWN = 16
 NUM_IN_A_ROW = 8
 KIND = Column("pictures", "text")
@@ -44,8 +53,10 @@ def pairs(bench: Bench, group: str) -> Section:
     examples = bench.choose(group, group)
     drawn = bench.draw([bench.sample(e.caption) for e in examples], group)
     real = [example.pixels() for example in examples]
-    z = {"drawn": bench.judge.see([d.pixels for d in drawn]), "real": bench.judge.see(real)}
-    said = {kind: judged(bench, z[kind], examples) for kind in z}
+    own = drawn_from_own(bench, [e.caption for e in examples], real, group)
+    pixels = {"drawn": [d.pixels for d in drawn], "own": own, "real": real}
+    z = {kind: bench.judge.see(pixels[kind]) for kind in KINDS}
+    said = {kind: judged(bench, z[kind], examples) for kind in KINDS}
     columns = [Column("", "text"), COUNT, *RECALLS, SCORE]
     columns += [STYLE] if bench.source.styles else []
     table = Table("", [*columns, CMMD], [_row(bench, kind, z[kind], said[kind]) for kind in said])
@@ -60,9 +71,20 @@ def pairs(bench: Bench, group: str) -> Section:
     section.notes.append(
         "The real pictures are the ceiling: what the judge makes of the artists' own work. A drawn "
         "picture above it would say more about the judge than about the model. CMMD compares with "
-        f"{len(bench.reference)} real pictures for training (unbiased, scale 1000)."
+        f"{len(bench.reference)} real pictures for training (unbiased, scale 1000). {OWN_NOTE}"
     )
     return section
+
+
+def drawn_from_own(
+    bench: Bench, captions: Sequence[str], real: Sequence[np.ndarray], label: str
+) -> list[np.ndarray]:
+    """What the decoder makes of captions and the real pictures' own z_img, [S, S, 3] uint8 each."""
+    samples = [
+        bench.sample(caption, condition="z_img", z_img=z)
+        for caption, z in zip(captions, bench.own_z_img(real), strict=True)
+    ]
+    return [d.pixels for d in bench.draw(samples, f"{label}, real z_img")]
 
 
 def judged(bench: Bench, z: Tensor, examples: Sequence[Example]) -> dict[str, Tensor]:
@@ -87,8 +109,7 @@ def style_right(bench: Bench, z: Tensor, examples: Sequence[Example]) -> Tensor:
 
 
 def _row(bench: Bench, kind: str, z: Tensor, said: dict[str, Tensor]) -> list[Cell]:
-    name = {"drawn": "drawn by the model", "real": "real (the ceiling)"}[kind]
-    cells: list[Cell] = [name, len(z), *(with_interval(values) for values in said.values())]
+    cells: list[Cell] = [KINDS[kind], len(z), *map(with_interval, said.values())]
     if bench.source.styles and "style right" not in said:
         cells.append(None)
     return [*cells, bench.cmmd(z)]
@@ -157,7 +178,8 @@ def compositions(bench: Bench) -> Section:
     section.notes.append(
         "Side by side, R@1 and R@5 are of the halves, each ranked among 100 single things, and the "
         "mean of both; the order is right where left with left and right with right agree better "
-        "than crosswise (half of all by chance). Of three numbers a third is right by chance."
+        "than crosswise (half of all by chance). Of three numbers a third is right by chance. "
+        + OWN_NOTE
     )
     return section
 
@@ -165,7 +187,9 @@ def compositions(bench: Bench) -> Section:
 def _compose(bench, section, asked: list[Composition], measure, title: str, extra: list[str]):
     """Measure one kind of composition and add what it gives to the section."""
     drawn = bench.draw([bench.sample(c.caption) for c in asked], title.lower())
-    pictures = {"drawn": [d.pixels for d in drawn], "real": [c.picture for c in asked]}
+    captions, real = [c.caption for c in asked], [c.picture for c in asked]
+    own = drawn_from_own(bench, captions, real, title.lower())
+    pictures = {"drawn": [d.pixels for d in drawn], "own": own, "real": real}
     said = {kind: measure(bench, pixels, asked) for kind, pixels in pictures.items()}
     columns = [Column("", "text"), COUNT, *RECALLS]
     columns += [Column(name, "share", better="higher") for name in extra]
@@ -173,7 +197,7 @@ def _compose(bench, section, asked: list[Composition], measure, title: str, extr
     names = [column.name for column in columns[2:]]
     rows: list[list[Cell]] = [
         [label, len(asked), *(with_interval(said[kind][name]) for name in names)]
-        for kind, label in (("drawn", "drawn by the model"), ("real", "real (the ceiling)"))
+        for kind, label in KINDS.items()
     ]
     section.tables.append(Table(title, columns, rows))
     shown = range(min(NUM_IN_A_ROW, len(asked)))

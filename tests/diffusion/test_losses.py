@@ -122,24 +122,33 @@ def test_hybrid_loss_refuses_an_output_without_variance(batch):
         hybrid_loss(SCHEDULE, eps, x_0, x_t, eps, TIMES)
 
 
-def test_x_0_loss_is_the_error_of_the_implied_v(batch):
+def test_power_1_is_the_absolute_error():
+    prediction, target = torch.tensor([[0.0, 3.0], [-1.0, 1.0]]), torch.tensor([[1.0, 1.0]] * 2)
+    assert simple_loss(prediction, target, power=1).tolist() == [1.5, 1.0]
+    assert simple_loss(prediction, target).tolist() == [2.5, 2.0]
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_x_0_loss_is_the_error_of_the_implied_v(batch, power):
     x_0, eps, x_t = batch
     x_0_hat = x_0 + 0.1 * torch.randn_like(x_0)
     eps_hat = eps_from_x_0(SCHEDULE, x_t.double(), x_0_hat.double(), TIMES)
     v_hat = v_from_x_0_eps(SCHEDULE, x_0_hat.double(), eps_hat, TIMES)
-    error = simple_loss(v_hat, v_from_x_0_eps(SCHEDULE, x_0.double(), eps.double(), TIMES))
-    result = x_0_loss_as_v(SCHEDULE, x_0_hat, x_0, TIMES, max_weight=math.inf)
+    error = simple_loss(v_hat, v_from_x_0_eps(SCHEDULE, x_0.double(), eps.double(), TIMES), power)
+    result = x_0_loss_as_v(SCHEDULE, x_0_hat, x_0, TIMES, math.inf, power)
     torch.testing.assert_close(result, error, rtol=1e-3, atol=1e-5)
 
 
 def test_the_loss_of_each_kind_is_of_what_it_predicts(batch):
     x_0, eps, _ = batch
     output = torch.randn(4, 3, 4, 4)
-    for kind in ("eps", "v"):
-        expected = simple_loss(output, target_for(SCHEDULE, kind, x_0, eps, TIMES))
-        assert torch.equal(prediction_loss(SCHEDULE, kind, output, x_0, eps, TIMES), expected)
-    expected = x_0_loss_as_v(SCHEDULE, output, x_0, TIMES, 7.0)
-    assert torch.equal(prediction_loss(SCHEDULE, "x_0", output, x_0, eps, TIMES, 7.0), expected)
+    for power in (1, 2):
+        given = (output, x_0, eps, TIMES, 7.0, power)
+        for kind in ("eps", "v"):
+            expected = simple_loss(output, target_for(SCHEDULE, kind, x_0, eps, TIMES), power)
+            assert torch.equal(prediction_loss(SCHEDULE, kind, *given), expected)
+        expected = x_0_loss_as_v(SCHEDULE, output, x_0, TIMES, 7.0, power)
+        assert torch.equal(prediction_loss(SCHEDULE, "x_0", *given), expected)
 
 
 def test_the_weight_of_the_x_0_loss_is_capped():

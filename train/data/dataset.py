@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch.utils.data import Dataset
 
+from unclip_train.config import CHOICES
+
 from .compose import (
     PLAIN,
     caption_scene,
@@ -36,7 +38,7 @@ from .drawings import (
 from .vocabulary import BACKGROUNDS, TINTS
 
 BALANCES = ("concept", "drawing", "pair")
-DEGRADATIONS = ("blur", "blur_light", "bsr", "bsr_light")
+DEGRADATIONS = CHOICES["degradation"]
 EAGER_BYTES = 512 * 2**20
 CACHE_BYTES = 4 * 2**30
 _EPOCH_STREAM, _SAMPLE_STREAM, _PHASE_STREAM = 0, 1, 2
@@ -296,7 +298,7 @@ class UpsamplerDataset(Dataset):
         folder: as `unclip-data emoji` writes it.
         size: S of the pictures, 256 or 1024 (any multiple of 16 that was rendered).
         crop: C, a multiple of 4, at most S; S // 4 when None.
-        degradation: "blur", "blur_light", "bsr" or "bsr_light".
+        degradation: one of DEGRADATIONS; see degrade().
         seed: of order, crops and degradations.
         shared_only, styles: as for DrawingDataset.
         background_share: share of crops on a random colour in place of white.
@@ -405,18 +407,22 @@ def degrade(window: np.ndarray, kind: str, rng: np.random.Generator) -> torch.Te
     """The quarter-size picture of a window [H,W,3], by one of DEGRADATIONS; [3,H/4,W/4] in [-1,1].
 
     "blur": area means over 4x4 pixels, then a Gaussian of 3 pixels and sigma 0.6 (the paper's 64
-    to 256); "blur_light": a sigma of 0 to 0.6, for decoders as sharp as area means are; "bsr" and
-    "bsr_light": the blind degradations of its 256 to 1024.
+    to 256); "blur_light": a sigma of 0 to 0.6, for decoders as sharp as area means are;
+    "blur_noise": soft_and_uneven() area means, what a small network draws; "bsr" and "bsr_light":
+    the blind degradations of the paper's 256 to 1024.
     """
     from . import degradation
 
-    if kind in ("blur", "blur_light"):
-        x = torch.from_numpy(window.transpose(2, 0, 1).astype(np.float32))
-        sigma = degradation.SIGMA * (1.0 if kind == "blur" else 1.0 - rng.random())  # never 0
-        return degradation.gaussian_blur(F.avg_pool2d(x, 4) / 127.5 - 1.0, sigma=sigma)
-    variant = "full" if kind == "bsr" else "light"
-    small = degradation.bsr_degrade(window, 4, rng, variant)
-    return torch.from_numpy(small.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1.0)
+    if kind in ("bsr", "bsr_light"):
+        variant = "full" if kind == "bsr" else "light"
+        small = degradation.bsr_degrade(window, 4, rng, variant)
+        return torch.from_numpy(small.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1.0)
+    x = torch.from_numpy(window.transpose(2, 0, 1).astype(np.float32))
+    x = F.avg_pool2d(x, 4) / 127.5 - 1.0
+    if kind == "blur_noise":
+        return degradation.soft_and_uneven(x, rng)
+    sigma = degradation.SIGMA * (1.0 if kind == "blur" else 1.0 - rng.random())  # never 0
+    return degradation.gaussian_blur(x, sigma=sigma)
 
 
 def _part(picture: np.ndarray, top: int, left: int, side: int) -> np.ndarray:

@@ -108,7 +108,7 @@ class PictureCropDataset(Dataset):
         source, seed, chosen, window, max_pixels, max_bad_share: as for PictureDataset.
         size: S.
         crop: C, a multiple of 4.
-        degradation: "blur", "blur_light", "bsr" or "bsr_light".
+        degradation: one of DEGRADATIONS; see degrade() in dataset.py.
         shrink_share: share of crops taken from pictures of half the size, where they fit.
     """
 

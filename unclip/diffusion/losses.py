@@ -6,7 +6,7 @@ embeddings [B, D]; t is integers [B] in 0..T-1.
 Sources: DDPM = Ho et al. 2020 (arXiv 2006.11239), IDDPM = Nichol & Dhariwal 2021 (arXiv
 2102.09672), unCLIP = Ramesh et al. 2022 (arXiv 2204.06125), CLIP = Radford et al. 2021 (arXiv
 2103.00020), min-SNR = Hang et al. 2023 (arXiv 2303.09556), PD = Salimans & Ho 2022 (arXiv
-2202.00512).
+2202.00512), SR3 = Saharia et al. 2021 (arXiv 2104.07636).
 """
 
 import math
@@ -26,16 +26,17 @@ from .gaussian import (
 from .schedule import NoiseSchedule, gather
 
 
-def simple_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """L_simple = mean squared error over all but the batch, [B]   (DDPM eq. 14; unCLIP eq. 2).
+def simple_loss(prediction: Tensor, target: Tensor, power: int = 2) -> Tensor:
+    """L_simple = mean |error|^power over all but the batch, [B]   (DDPM eq. 14; unCLIP eq. 2).
 
+    power 1 is SR3's other choice (eq. 6): its best prediction is the median, not the mean.
     ValueError when the shapes differ (broadcasting here is always a mistake).
     """
     if prediction.shape != target.shape:
         raise ValueError(
             f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape"
         )
-    return _mean_per_sample((prediction.float() - target.float()) ** 2)
+    return _mean_per_sample((prediction.float() - target.float()).abs() ** power)
 
 
 def vlb_loss(
@@ -105,24 +106,30 @@ def prediction_loss(
     eps: Tensor,
     t: Tensor,
     max_weight: float = 400.0,
+    power: int = 2,
 ) -> Tensor:
     """L_simple of eps or v; of x_0 the same as x_0_loss_as_v, [B]."""
     if kind == "x_0":
-        return x_0_loss_as_v(schedule, output, x_0, t, max_weight)
-    return simple_loss(output, target_for(schedule, kind, x_0, eps, t))
+        return x_0_loss_as_v(schedule, output, x_0, t, max_weight, power)
+    return simple_loss(output, target_for(schedule, kind, x_0, eps, t), power)
 
 
 def x_0_loss_as_v(
-    schedule: NoiseSchedule, x_0_hat: Tensor, x_0: Tensor, t: Tensor, max_weight: float = 400.0
+    schedule: NoiseSchedule,
+    x_0_hat: Tensor,
+    x_0: Tensor,
+    t: Tensor,
+    max_weight: float = 400.0,
+    power: int = 2,
 ) -> Tensor:
     """Error of an x_0 prediction, weighed as the error of the v that it implies, [B].
 
-    ||v_hat - v||^2 = ||x_0_hat - x_0||^2 / (1 - abar_t), because at a given x_t
-    v = (sqrt(abar_t) x_t - x_0) / sqrt(1 - abar_t)   (PD section 4: the weight SNR + 1)
+    |v_hat - v|^p = |x_0_hat - x_0|^p / sqrt(1 - abar_t)^p with p = power, because at a given x_t
+    v = (sqrt(abar_t) x_t - x_0) / sqrt(1 - abar_t)   (PD section 4: for p = 2 the weight SNR + 1)
     The weight is capped at max_weight: 400 where the noise's standard deviation is below 0.05.
     """
-    loss = simple_loss(x_0_hat, x_0)
-    weight = (1 / (1 - schedule.alphas_cumprod)).clamp(max=max_weight)
+    loss = simple_loss(x_0_hat, x_0, power)
+    weight = (1 - schedule.alphas_cumprod).pow(-power / 2).clamp(max=max_weight)
     return gather(weight, t, loss) * loss
 
 

@@ -60,6 +60,21 @@ def test_real_pictures_are_found_and_noise_is_not(knowing):
     assert len(section.records) == 4 and section.records[0]["values"]["R@1"] == 0.0
 
 
+def test_the_row_between_asks_no_prior(bench, source, monkeypatch):
+    asked = []
+    draw = Bench.draw
+    monkeypatch.setattr(
+        Bench, "draw", lambda b, s, label: asked.append((label, s)) or draw(b, s, label)
+    )
+    section = pairs.pairs(bench, "seen")
+    examples = bench.choose("seen", "seen")
+    (drawn,) = [samples for label, samples in asked if label == "seen, real z_img"]
+    z_img = torch.stack([sample.z_img for sample in drawn])
+    assert torch.equal(z_img, bench.own_z_img([e.pixels() for e in examples]))
+    assert {sample.condition for sample in drawn} == {"z_img"}
+    assert [row[0] for row in section.tables[0].rows] == list(pairs.KINDS.values())
+
+
 def test_recall_against_a_loop(bench, source):
     examples = source.groups["seen"][:6]
     pixels = [example.pixels() for example in examples]

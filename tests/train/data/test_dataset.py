@@ -20,7 +20,7 @@ from unclip_train.data.vocabulary import BACKGROUNDS, TINTS
 
 from .conftest import add_more_artists
 
-DEGRADATIONS = ("blur", "blur_light", "bsr", "bsr_light")
+DEGRADATIONS = ("blur", "blur_light", "blur_noise", "bsr", "bsr_light")
 
 
 def same(first: dict, second: dict) -> bool:

@@ -1,4 +1,4 @@
-"""The blur and the BSR degradation: shapes, chance, colour, alignment and bad arguments."""
+"""The blur, what makes pictures soft and uneven, and BSR: shapes, chance, colour, alignment and bad arguments."""
 
 import dataclasses
 
@@ -8,7 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from unclip_train.data import degradation
-from unclip_train.data.degradation import bsr_degrade, gaussian_blur, gaussian_kernel
+from unclip_train.data.degradation import (
+    bsr_degrade,
+    gaussian_blur,
+    gaussian_kernel,
+    soft_and_uneven,
+)
 
 
 def smooth_picture(seed: int, height: int = 96, width: int = 96) -> np.ndarray:
@@ -78,6 +83,37 @@ def test_blur_keeps_channels_apart_and_passes_gradients() -> None:
 def test_blur_names_the_bad_argument(x, kernel_size: int, sigma: float, name: str) -> None:
     with pytest.raises(ValueError, match=f"^{name}"):
         gaussian_blur(x, kernel_size, sigma)
+
+
+# soft_and_uneven
+
+
+def test_even_areas_become_uneven_by_four_levels_at_most() -> None:
+    even = torch.full((3, 24, 24), 0.5)
+    found = [soft_and_uneven(even, np.random.default_rng(seed)).std() * 127.5 for seed in range(60)]
+    assert 0 <= min(found) < 0.3 and 3.5 < max(found) < 4.1
+
+
+def test_edges_become_soft_by_any_amount(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(degradation, "MAX_UNEVENNESS", 0.0)
+    edge = torch.ones(1, 9, 16)
+    edge[..., 8:] = -1
+    steps = []
+    for seed in range(60):
+        x = soft_and_uneven(edge, np.random.default_rng(seed))
+        torch.testing.assert_close(x.sum(), edge.sum(), atol=1e-4, rtol=0)
+        steps.append(float(x[0, 4, 7] - x[0, 4, 8]))  # 2 where nothing was blurred
+    sigma_1 = gaussian_blur(edge, 5, 1.0)[0, 4]
+    assert max(steps) > 1.99
+    assert min(steps) == pytest.approx(float(sigma_1[7] - sigma_1[8]), abs=0.05)
+
+
+@pytest.mark.parametrize("side", [2, 3, 8])
+def test_softness_and_unevenness_come_from_the_generator_alone(side: int) -> None:
+    x = torch.rand(3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    first, again, other = (soft_and_uneven(x, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert first.shape == x.shape and first.abs().max() <= 1
+    assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 # Kernels, filtering and resizing
