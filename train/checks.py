@@ -80,7 +80,10 @@ def check_data(stage: str, config: StageConfig) -> None:
         kind_of(data.validation)
     for key, default in (("analogies", 0), ("style_strength", 1)):
         if kind != "drawings" and getattr(config, key, default) != default:
-            raise ConfigError(f"{key}: only drawings, as unclip-data emoji makes them, have styles")
+            raise ConfigError(
+                f"{key}: only drawings, as unclip-data emoji makes them, have styles; give "
+                f"{key}={default}"
+            )
     if not data.embeddings:
         return
     if stage in ("clip", "upsampler"):

@@ -7,6 +7,7 @@ Shapes: B batch, N drawings, D embedding.
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unclip_train.conditions import PlainEmbeddings
-from unclip_train.config import ConfigError, PriorConfig
+from unclip_train.config import PriorConfig
 from unclip_train.data.captions import make_caption
 from unclip_train.data.drawings import Drawing, base_concept
 
@@ -71,18 +72,14 @@ class Analogies:
     """Captions and embeddings of what is missing, in the place of a share of others.
 
     Args:
-        styles: that know what is missing.
+        pairs: what is missing, as Styles.missing() gives it; at least one.
         share: of the captions that give their place.
         loose_share: of these captions, as in make_caption.
-
-    Raises:
-        ConfigError: when no pair is missing.
     """
 
-    def __init__(self, styles: Styles, share: float, loose_share: float = 0.0):
-        pairs = styles.missing()
-        if not pairs:
-            raise ConfigError("analogies: every concept is drawn in every style; leave it at 0")
+    def __init__(
+        self, pairs: Sequence[tuple[Drawing, Tensor]], share: float, loose_share: float = 0.0
+    ):
         self.share, self.loose_share = share, loose_share
         self.drawings = [drawing for drawing, _ in pairs]
         self.z_img = torch.stack([z for _, z in pairs])  # [number of pairs, D]
@@ -108,8 +105,7 @@ def make_styles(
 ) -> tuple[Styles | None, Analogies | None]:
     """What config.style_strength and config.analogies ask for, of drawings kept from here on.
 
-    Raises:
-        ConfigError: where analogies are wanted and no pair is missing.
+    Where analogies are wanted and no pair is missing there are none, and a warning says so.
     """
     if config.style_strength == 1 and not config.analogies:
         return None, None
@@ -120,4 +116,8 @@ def make_styles(
     styles = Styles(drawings, z_img, config.style_strength)
     if not config.analogies:
         return styles, None
-    return styles, Analogies(styles, config.analogies, kept.drawings.loose_share)
+    pairs = styles.missing()
+    if not pairs:
+        warnings.warn("analogies: none, every concept is drawn in every style", stacklevel=2)
+        return styles, None
+    return styles, Analogies(pairs, config.analogies, kept.drawings.loose_share)

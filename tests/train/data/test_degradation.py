@@ -1,4 +1,4 @@
-"""The blur, what makes pictures soft and uneven, and BSR: shapes, chance, colour, alignment and bad arguments."""
+"""Blur, softness and unevenness, BSR: shapes, chance, colour, alignment and bad arguments."""
 
 import dataclasses
 
