@@ -181,6 +181,8 @@ class UpsamplerConfig(StageConfig):
 
     degradation: str = "blur"  # of the small picture, see degrade() in data/dataset.py
     loss_power: int = 2  # 1: the absolute error in place of the squared one
+    timestep_std: float = 0.0  # of logit-normal timesteps; 0: all are equally frequent
+    timestep_mean: float = 0.0  # of the same; above 0 prefers much noise
     max_loss_weight: float = 400.0  # of an x_0 prediction at little noise, in x_0_loss_as_v
     max_noise_level: int = 0  # noise added to the small picture, where the network is told of it
 

@@ -27,7 +27,6 @@ from unclip_train.config import DecoderConfig
 from unclip_train.data.dataset import DrawingDataset
 from unclip_train.data.loader import to_unit_range
 from unclip_train.draws import (
-    draw_logit_normal_timesteps,
     draw_masks,
     draw_noise_like,
     draw_timesteps,
@@ -82,7 +81,8 @@ class DecoderStage:
         x_0, z_img, text = self.conditions(network, batch, captions)
         if self.config.z_img_noise:
             z_img = noised_z_img(z_img, self.config.z_img_noise, generators)
-        t = self._timesteps(generators, x_0.device)
+        mean, std = self.config.timestep_mean, self.config.timestep_std
+        t = draw_timesteps(self.schedule.num_steps, generators, x_0.device, mean, std)
         no_z_img = no_z_img.to(x_0.device)
         error = self._errors(network, x_0, t, z_img, text, no_z_img, generators)
         return {"loss": error.mean()}
@@ -126,13 +126,6 @@ class DecoderStage:
             error = self._errors(network, x_0, t, z_img, text, None, generators_of(batch))
             losses.append((t, error))
         return mean_by_timestep(losses, self.schedule.num_steps)
-
-    def _timesteps(self, generators: list[torch.Generator], device: torch.device) -> Tensor:
-        num_steps, std = self.schedule.num_steps, self.config.timestep_std
-        if not std:
-            return draw_timesteps(num_steps, generators, device)
-        mean = self.config.timestep_mean
-        return draw_logit_normal_timesteps(num_steps, mean, std, generators, device)
 
     def _error(self, output: Tensor, x_0: Tensor, x_t: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         kind = self.network.config.prediction

@@ -12,8 +12,16 @@ from unclip.diffusion.guidance import drop_mask
 from unclip.diffusion.noise import randn_per_sample
 
 
-def draw_timesteps(num_steps: int, generators: Sequence[torch.Generator], device) -> Tensor:
-    """Uniform timesteps [B] in 0 .. num_steps - 1."""
+def draw_timesteps(
+    num_steps: int,
+    generators: Sequence[torch.Generator],
+    device: torch.device,
+    mean: float = 0.0,
+    std: float = 0.0,
+) -> Tensor:
+    """Timesteps [B] in 0 .. num_steps - 1: logit-normal ones, or uniform where std is 0."""
+    if std:
+        return draw_logit_normal_timesteps(num_steps, mean, std, generators, device)
     draws = [torch.randint(num_steps, (1,), generator=generator) for generator in generators]
     return torch.cat(draws).to(device)
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict
 
-from unclip_train.config import StageConfig
+from unclip_train.config import PriorConfig, StageConfig, UpsamplerConfig
 
 # Lengths, bookkeeping, and what changes how fast a run learns but not what.
 FREE_OF_RUN = (
@@ -23,6 +23,10 @@ YOUNG_OF_DATA = (
     *("revision", "streaming", "shuffle_window", "min_side", "max_pixels", "leave_out"),
     "validation_share",
 )
+YOUNG_OF_STAGE: dict[type, tuple[str, ...]] = {
+    PriorConfig: ("noise_levels", "analogies", "style_strength"),
+    UpsamplerConfig: ("loss_power", "timestep_std", "timestep_mean"),
+}
 
 
 def config_hash(config: StageConfig) -> str:
@@ -30,8 +34,8 @@ def config_hash(config: StageConfig) -> str:
     facts = asdict(config)
     for key in FREE_OF_STAGE:
         facts.pop(key, None)
-    for key, default in (("noise_levels", 1), ("analogies", 0), ("style_strength", 1)):
-        if facts.get(key) == default:  # as it was before there were these keys
+    for key in YOUNG_OF_STAGE.get(type(config), ()):
+        if facts[key] == getattr(type(config), key):
             facts.pop(key)
     if facts["optimizer"]["algorithm"] == "adamw":
         facts["optimizer"].pop("algorithm")

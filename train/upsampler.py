@@ -42,8 +42,7 @@ class UpsamplerStage:
     name = "upsampler"
 
     def __init__(self, network: Upsampler, config: UpsamplerConfig, preview_batch: dict):
-        self.network = network
-        self.max_loss_weight, self.loss_power = config.max_loss_weight, config.loss_power
+        self.network, self.config = network, config
         self.max_noise_level = config.max_noise_level if network.config.noise_conditioning else 0
         self.preview_batch = preview_batch
         self.schedule = make_schedule(network.config.schedule, network.config.num_train_timesteps)
@@ -57,7 +56,8 @@ class UpsamplerStage:
         if self.max_noise_level:  # Imagen's noise-conditioning augmentation
             noise_level = draw_timesteps(self.max_noise_level + 1, generators, x_0.device)
             x_low = q_sample(self.schedule, x_low, noise_level, draw_noise_like(x_low, generators))
-        t = draw_timesteps(self.schedule.num_steps, generators, x_0.device)
+        mean, std = self.config.timestep_mean, self.config.timestep_std
+        t = draw_timesteps(self.schedule.num_steps, generators, x_0.device, mean, std)
         return {"loss": self._errors(network, x_0, t, x_low, noise_level, generators).mean()}
 
     def _pictures(self, network: nn.Module, batch: dict) -> tuple[Tensor, Tensor]:
@@ -79,7 +79,7 @@ class UpsamplerStage:
         x_t = q_sample(self.schedule, x_0, t, eps)
         prediction = network(x_t, t, x_low, noise_level).float()
         kind = self.network.config.prediction
-        weight, power = self.max_loss_weight, self.loss_power
+        weight, power = self.config.max_loss_weight, self.config.loss_power
         return prediction_loss(self.schedule, kind, prediction, x_0, eps, t, weight, power)
 
     def validate(self, network: nn.Module, batches: Iterable[dict]) -> dict[str, float]:

@@ -146,6 +146,24 @@ def test_decoder_drops_conditions_independently(tiny_config, tiny_clip):
     assert abs((no_z_img & no_text).float().mean() - 0.05) < 0.015
 
 
+def test_an_upsampler_has_the_error_and_the_times_that_it_was_told(tiny_config):
+    """Of gray in place of x_0 the absolute error is |x_0|; a mean of 3 asks for much noise."""
+    words = ["network.prediction=x_0", "max_loss_weight=1", "loss_power=1"]
+    words += ["timestep_mean=3.0", "timestep_std=0.5"]
+    stage, dataset = make_stage("upsampler", tiny_config("upsampler", *words, name="upsampler_256"))
+    times = []
+
+    def gray(x_t, t, x_low, noise_level):
+        times.extend(t.tolist())
+        return torch.zeros_like(x_t)
+
+    gray.parameters = stage.network.parameters
+    batch = collate([dataset[position] for position in range(50)])
+    loss = stage.loss(gray, batch, child_generators(list(range(50)), "times"))["loss"]
+    assert loss.item() == pytest.approx((batch["image"] / 127.5 - 1).abs().mean().item(), rel=1e-5)
+    assert min(times) > 750 and 940 < sum(times) / 50 < 960  # 1000 sigmoid(3) = 953
+
+
 def test_an_inpainting_decoder_begins_from_a_plain_one_and_learns(tiny_config, tiny_clip, tmp_path):
     """It keeps the plain one's weights, is told the picture beside the mask, and heeds it."""
     plain, _ = make_stage("decoder", tiny_config("decoder", f"clip={tiny_clip}"))

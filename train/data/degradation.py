@@ -21,7 +21,7 @@ from PIL import Image
 __all__ = ["bsr_degrade", "gaussian_blur", "gaussian_kernel", "soft_and_uneven"]
 
 SIGMA = 0.6  # of the Gaussian blur, in pixels of the small picture
-MAX_SIGMA = 1.0  # of that in soft_and_uneven
+MAX_SIGMA = 0.8  # of that in soft_and_uneven
 MAX_UNEVENNESS = 4.0  # levels of 255, one standard deviation
 MAX_PATCH = 1.5  # sigma of what smooths the unevenness, in pixels of the small picture
 PRE_HALVING_PROBABILITY = 0.25
