@@ -408,8 +408,8 @@ def degrade(window: np.ndarray, kind: str, rng: np.random.Generator) -> torch.Te
 
     "blur": area means over 4x4 pixels, then a Gaussian of 3 pixels and sigma 0.6 (the paper's 64
     to 256); "blur_light": a sigma of 0 to 0.6, for decoders as sharp as area means are;
-    "blur_noise": soft_and_uneven() area means, what a small network draws; "bsr" and "bsr_light":
-    the blind degradations of the paper's 256 to 1024.
+    "blur_noise": the same, made uneven as what small networks draw; "bsr" and "bsr_light": the
+    blind degradations of the paper's 256 to 1024.
     """
     from . import degradation
 
@@ -418,11 +418,9 @@ def degrade(window: np.ndarray, kind: str, rng: np.random.Generator) -> torch.Te
         small = degradation.bsr_degrade(window, 4, rng, variant)
         return torch.from_numpy(small.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1.0)
     x = torch.from_numpy(window.transpose(2, 0, 1).astype(np.float32))
-    x = F.avg_pool2d(x, 4) / 127.5 - 1.0
-    if kind == "blur_noise":
-        return degradation.soft_and_uneven(x, rng)
     sigma = degradation.SIGMA * (1.0 if kind == "blur" else 1.0 - rng.random())  # never 0
-    return degradation.gaussian_blur(x, sigma=sigma)
+    x = degradation.gaussian_blur(F.avg_pool2d(x, 4) / 127.5 - 1.0, sigma=sigma)
+    return degradation.make_uneven(x, rng) if kind == "blur_noise" else x
 
 
 def _part(picture: np.ndarray, top: int, left: int, side: int) -> np.ndarray:

@@ -18,10 +18,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-__all__ = ["bsr_degrade", "gaussian_blur", "gaussian_kernel", "soft_and_uneven"]
+__all__ = ["bsr_degrade", "gaussian_blur", "gaussian_kernel", "make_uneven"]
 
 SIGMA = 0.6  # of the Gaussian blur, in pixels of the small picture
-MAX_SIGMA = 0.8  # of that in soft_and_uneven
 MAX_UNEVENNESS = 4.0  # levels of 255, one standard deviation
 MAX_PATCH = 1.5  # sigma of what smooths the unevenness, in pixels of the small picture
 PRE_HALVING_PROBABILITY = 0.25
@@ -94,21 +93,19 @@ def gaussian_blur(x: torch.Tensor, kernel_size: int = 3, sigma: float = SIGMA) -
     return F.conv2d(padded, kernel[None, None]).reshape(x.shape)
 
 
-def soft_and_uneven(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Blurs a small picture by some amount and makes its even areas uneven, as networks draw them.
+def make_uneven(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Adds faint unevenness, such as small networks leave in even areas, to a small picture.
 
-    x_low = blur(x, sigma) + level n, where n is smoothed noise of unit variance; sigma in pixels
-    of 0 to MAX_SIGMA, level of 0 to MAX_UNEVENNESS / 255 of the range. An upsampler must then see
-    from the picture itself how soft it is, and that faint unevenness is no detail.
+    x + level n, where n is noise of unit variance, smoothed by a Gaussian of 0 to MAX_PATCH pixels;
+    level is 0 to MAX_UNEVENNESS / 255 of the range. It teaches an upsampler that this is no detail.
 
     x: [C,H,W] in [-1,1]. Returns the same shape, in [-1,1].
     """
-    sigma, level, patch = (1.0 - rng.random(3)) * (MAX_SIGMA, MAX_UNEVENNESS, MAX_PATCH)  # never 0
+    level, patch = (1.0 - rng.random(2)) * (MAX_UNEVENNESS, MAX_PATCH)  # never 0
     widest = 2 * min(x.shape[-2:]) - 1  # what can be mirrored at the border
     noise = torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32))
     noise = gaussian_blur(noise, min(7, widest), patch)
-    noise = noise * (level / 127.5 / noise.std())
-    return (gaussian_blur(x, min(5, widest), sigma) + noise).clamp(-1, 1)
+    return (x + noise * (level / 127.5 / noise.std())).clamp(-1, 1)
 
 
 def bsr_degrade(
