@@ -61,6 +61,17 @@ def test_x_0_begins_at_the_resized_small_picture():
     assert torch.allclose(out, resize(x_low, 64), atol=1e-6)
 
 
+@torch.no_grad()
+def test_a_readout_begins_as_the_network_without_it_and_is_heard(shaken):
+    plain = shaken(Upsampler(**TINY, stem=8, prediction="x_0", separate_last_step=True))
+    network = Upsampler.with_readout(plain, 48).eval()
+    given = torch.randn(2, 3, 32, 32), torch.tensor([0, 900]), torch.rand(2, 3, 8, 8)
+    assert torch.equal(network(*given), plain.eval()(*given))
+    torch.nn.init.normal_(network.unet.conv_out.out.weight, std=0.1)
+    changed = (network(*given) - plain(*given)).abs().amax(dim=(1, 2, 3))
+    assert changed[0] == 0 and changed[1] > 0.01  # the last step has a network of its own
+
+
 def test_noise_level_is_told(shaken):
     upsampler = shaken(Upsampler(**TINY, noise_conditioning=True))
     x_t, x_low, t = torch.randn(1, 3, 32, 32), torch.rand(1, 3, 8, 8), torch.tensor([10])

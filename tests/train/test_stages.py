@@ -164,6 +164,22 @@ def test_an_upsampler_has_the_error_and_the_times_that_it_was_told(tiny_config):
     assert min(times) > 750 and 940 < sum(times) / 50 < 960  # 1000 sigmoid(3) = 953
 
 
+def test_an_upsampler_begins_from_weights_without_a_readout(tiny_config, tmp_path):
+    shape = ["network.stem=8", "network.prediction=x_0"]
+    first = tiny_config("upsampler", *shape, name="upsampler_256")
+    plain, _ = make_stage("upsampler", first)
+    plain.save(plain.network, tmp_path / "plain")
+    words = [*shape, "network.readout=64", f"init={tmp_path / 'plain'}"]
+    stage, dataset = make_stage("upsampler", tiny_config("upsampler", *words, name="upsampler_256"))
+    assert torch.equal(stage.network.unet.conv_in.weight, plain.network.unet.conv_in.weight)
+    before, after, _ = overfit(stage, dataset, 40)
+    assert after < 0.9 * before and stage.network.unet.conv_out.out.weight.abs().max() > 0
+    stage.save(stage.network, tmp_path / "read")
+    words[1:] = ["network.readout=32", f"init={tmp_path / 'read'}"]
+    with pytest.raises(ConfigError, match=r"network.readout is 32, but .* have 64"):
+        make_stage("upsampler", tiny_config("upsampler", *words, name="upsampler_256"))
+
+
 def test_an_inpainting_decoder_begins_from_a_plain_one_and_learns(tiny_config, tiny_clip, tmp_path):
     """It keeps the plain one's weights, is told the picture beside the mask, and heeds it."""
     plain, _ = make_stage("decoder", tiny_config("decoder", f"clip={tiny_clip}"))
