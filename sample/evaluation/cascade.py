@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from unclip.metrics.cascade import LEAST_SIDE, NUM_OCTAVES, colour_shift, gradient_spectrum
@@ -20,7 +21,8 @@ SHIFT = Column("colour shift, mean", digits=2, better="lower")
 MOST = Column("largest", digits=2, better="lower")
 EDGES_NOTE = (
     "Amplitude of the gradient's magnitude by octave of frequency, drawn over real; 1 is as sharp "
-    "as real ones, less is blurred, more is grain. Periods a side; the interval is over captions."
+    "as real ones, less is blurred, more is grain. Periods a side; the interval is over captions. "
+    "What is enlarged from real pictures shows what the upsamplers alone do."
 )
 
 
@@ -41,7 +43,9 @@ def cascade(bench: Bench) -> Section:
     if rows:
         columns = [Column("of 256 levels", "text"), SHIFT, MOST]
         section.tables.append(Table("Colours", columns, rows))
-    section.tables += edges(pictures[largest], real_pictures(examples, largest))
+    if (real := real_pictures(examples, largest)) is not None and largest >= LEAST_SIDE:
+        compared = {"drawn": pictures[largest]} | enlarged(bench, examples, sorted(drawn))
+        section.tables.append(edges(compared, real))
     shown = range(min(6, len(examples)))
     section.galleries.append(
         Gallery(
@@ -67,21 +71,43 @@ def real_pictures(examples: list[Example], side: int) -> Tensor | None:
     return stacked([example_of(e.drawing, side).pixels() for e in examples])
 
 
-def edges(drawn: Tensor, real: Tensor | None) -> list[Table]:
-    """How sharp drawn pictures are beside real ones, by octave; nothing without real ones."""
-    if real is None or drawn.shape[1] < LEAST_SIDE:
-        return []
-    ours, theirs = gradient_spectrum(drawn), gradient_spectrum(real)  # [N, K]
+def enlarged(bench: Bench, examples: list[Example], sides: list[int]) -> dict[str, Tensor]:
+    """Real pictures of the smaller sides, where there are, made as large as the largest.
+
+    By what they are enlarged from, as a column of edges() says it: [N, S, S, 3] each.
+    """
+    *smaller, largest = sides
+    seeds = [bench.seed_of(example.caption, 0) for example in examples]
+    made = {}
+    for side in smaller:
+        real = real_pictures(examples, side)
+        if real is None:
+            continue
+        images = [Image.fromarray(pixels.numpy()) for pixels in real]
+        large = bench.studio.pipeline.upscale(images, size=largest, seeds=seeds).images
+        made[f"real of {side}"] = stacked([np.asarray(image.convert("RGB")) for image in large])
+    return made
+
+
+def edges(compared: dict[str, Tensor], real: Tensor) -> Table:
+    """How sharp pictures [N, S, S, 3] are beside real ones of the same captions, by octave."""
+    theirs = gradient_spectrum(real)  # [N, K]
     # one caption's drawing may have more edges than its real one: compare the sums
-    weights = theirs / theirs.mean(dim=0)
-    ratio = (ours / theirs * weights).double()
+    ratios = {
+        name: (gradient_spectrum(pictures) / theirs.mean(dim=0)).double()
+        for name, pictures in compared.items()
+    }
     rows: list[list[Cell]] = []
     for k in range(NUM_OCTAVES):
-        top = drawn.shape[1] // 2 ** (k + 1)
-        low, high = bootstrap_interval(ratio[:, k])
-        cell = {"value": float(ratio[:, k].mean()), "low": low, "high": high}
-        rows.append([f"{top // 2} to {top}", cell])
-    return [Table("Edges", [Column("frequency", "text"), Column("drawn / real")], rows, EDGES_NOTE)]
+        top = real.shape[1] // 2 ** (k + 1)
+        rows.append([f"{top // 2} to {top}", *(_mean_of(r[:, k]) for r in ratios.values())])
+    columns = [Column("frequency", "text"), *(Column(f"{name} / real") for name in ratios)]
+    return Table("Edges", columns, rows, EDGES_NOTE)
+
+
+def _mean_of(values: Tensor) -> Cell:
+    low, high = bootstrap_interval(values)
+    return {"value": float(values.mean()), "low": low, "high": high}
 
 
 def stacked(pictures: list[np.ndarray]) -> Tensor:

@@ -234,9 +234,19 @@ def test_sizes_of_a_cascade_keep_their_colours_or_are_told_not_to(bench, monkeyp
 
 def test_edges_of_real_pictures_are_as_sharp_as_themselves():
     real = torch.randint(0, 256, (3, 128, 128, 3), dtype=torch.uint8)
-    (table,) = cascade.edges(real, real)
+    table = cascade.edges({"drawn": real, "darker": real // 2}, real)
     assert [row[1]["value"] for row in table.rows] == pytest.approx([1.0] * 6)
     assert table.rows[0][0] == "32 to 64"
-    flat = real // 2  # half the contrast
-    assert all(row[1]["value"] < 0.6 for row in cascade.edges(flat, real)[0].rows)
-    assert cascade.edges(real, None) == []
+    assert [column.name for column in table.columns][1:] == ["drawn / real", "darker / real"]
+    assert all(row[2]["value"] == pytest.approx(0.5, abs=0.01) for row in table.rows)
+
+
+def test_real_pictures_are_enlarged_as_the_pipeline_does(bench, source):
+    examples = source.groups["seen"][:2]
+    (name, large), *more = cascade.enlarged(bench, examples, [64, 256]).items()
+    assert name == "real of 64" and large.shape == (2, 256, 256, 3) and not more
+    alone = bench.studio.pipeline.upscale(
+        Image.fromarray(examples[1].pixels()), size=256, seeds=bench.seed_of(examples[1].caption, 0)
+    )
+    difference = np.asarray(alone.images[0]).astype(int) - large[1].numpy()
+    assert np.abs(difference).max() <= 1  # sums of a batch may be rounded otherwise
