@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from unclip.metrics.cascade import LEAST_SIDE, NUM_OCTAVES, colour_shift, gradient_spectrum
-from unclip.metrics.intervals import bootstrap_interval
+from unclip.metrics.intervals import paired_ratio
 from unclip_sample.evaluation.bench import Bench, with_interval
 from unclip_sample.evaluation.results import Cell, Column, Gallery, Section, Table
 from unclip_sample.evaluation.sources import Example, example_of
@@ -92,22 +92,15 @@ def enlarged(bench: Bench, examples: list[Example], sides: list[int]) -> dict[st
 def edges(compared: dict[str, Tensor], real: Tensor) -> Table:
     """How sharp pictures [N, S, S, 3] are beside real ones of the same captions, by octave."""
     theirs = gradient_spectrum(real)  # [N, K]
-    # one caption's drawing may have more edges than its real one: compare the sums
-    ratios = {
-        name: (gradient_spectrum(pictures) / theirs.mean(dim=0)).double()
-        for name, pictures in compared.items()
-    }
+    ours = [gradient_spectrum(pictures) for pictures in compared.values()]
     rows: list[list[Cell]] = []
     for k in range(NUM_OCTAVES):
         top = real.shape[1] // 2 ** (k + 1)
-        rows.append([f"{top // 2} to {top}", *(_mean_of(r[:, k]) for r in ratios.values())])
-    columns = [Column("frequency", "text"), *(Column(f"{name} / real") for name in ratios)]
+        ratios = [paired_ratio(spectrum[:, k], theirs[:, k]) for spectrum in ours]
+        cells = [{"value": r.ratio, "low": r.low, "high": r.high} for r in ratios]
+        rows.append([f"{top // 2} to {top}", *cells])
+    columns = [Column("frequency", "text"), *(Column(f"{name} / real") for name in compared)]
     return Table("Edges", columns, rows, EDGES_NOTE)
-
-
-def _mean_of(values: Tensor) -> Cell:
-    low, high = bootstrap_interval(values)
-    return {"value": float(values.mean()), "low": low, "high": high}
 
 
 def stacked(pictures: list[np.ndarray]) -> Tensor:

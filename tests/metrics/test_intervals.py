@@ -7,6 +7,7 @@ from unclip.metrics.intervals import (
     bootstrap_interval,
     normal_half_width,
     paired_difference,
+    paired_ratio,
     wilson_interval,
 )
 
@@ -48,6 +49,17 @@ def test_pairs_narrow_the_interval():
     assert (back.low, back.high) == pytest.approx((-high, -low), abs=0.005)
 
 
+def test_a_ratio_is_of_means_and_proportional_ones_are_certain():
+    b = torch.rand(50) + 0.2
+    assert paired_ratio(1.5 * b, b) == pytest.approx((1.5, 1.5, 1.5))
+    a = b * (1 + 0.1 * torch.randn(50))
+    ratio, low, high = paired_ratio(a, b)
+    assert ratio == pytest.approx(float(a.double().mean() / b.double().mean()))
+    assert 0.9 < low < ratio < high < 1.1
+    spread = bootstrap_interval(a / b.mean())  # as if b were the same for all
+    assert high - low < (spread.high - spread.low) / 2
+
+
 def test_wilson_against_published_figures():
     """Newcombe 1998 (Statistics in Medicine 17:857), table I, method 3: 81/263, 15/148, 0/20."""
     assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
@@ -69,6 +81,8 @@ def test_what_does_not_fit_is_refused():
         (lambda: bootstrap_interval(torch.rand(5), level=95), "level: give a number between"),
         (lambda: bootstrap_interval(torch.rand(5), num_draws=0), "num_draws: give at least 1"),
         (lambda: paired_difference(torch.rand(5), torch.rand(4)), "b: 4 numbers beside 5 of a"),
+        (lambda: paired_ratio(torch.rand(5), torch.rand(4)), "b: 4 numbers beside 5 of a"),
+        (lambda: paired_ratio(torch.rand(5), torch.zeros(5)), "b: give numbers of a positive mean"),
         (lambda: wilson_interval(3, 2), "wins: give 0 <= wins <= total"),
         (lambda: wilson_interval(0, 0), "wins: give 0 <= wins <= total"),
     ):

@@ -31,6 +31,14 @@ class Difference(NamedTuple):
     high: float
 
 
+class Ratio(NamedTuple):
+    """A ratio of means and the ends of its interval."""
+
+    ratio: float
+    low: float
+    high: float
+
+
 def bootstrap_interval(
     values: Tensor, level: float = 0.95, num_draws: int = 2000, seed: int = 0
 ) -> Interval:
@@ -40,17 +48,7 @@ def bootstrap_interval(
     The same seed gives the same ends.
     """
     values = check_values("values", values).cpu()
-    _check_level(level)
-    if num_draws < 1:
-        raise ValueError(f"num_draws: give at least 1, not {num_draws}")
-    generator = torch.Generator().manual_seed(seed)
-    num, means = len(values), []
-    for start in range(0, num_draws, BLOCK_DRAWS):
-        shape = (min(BLOCK_DRAWS, num_draws - start), num)
-        means.append(values[torch.randint(num, shape, generator=generator)].mean(dim=1))
-    tail = (1 - level) / 2
-    ends = torch.cat(means).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64))
-    return Interval(*ends.tolist())
+    return _middle(_redrawn_means(values, num_draws, seed), level)
 
 
 def paired_difference(
@@ -66,6 +64,22 @@ def paired_difference(
         raise ValueError(f"b: {len(b)} numbers beside {len(a)} of a; give the same prompts")
     ends = bootstrap_interval(a - b, level, num_draws, seed)
     return Difference(float((a - b).mean()), *ends)
+
+
+def paired_ratio(
+    a: Tensor, b: Tensor, level: float = 0.95, num_draws: int = 2000, seed: int = 0
+) -> Ratio:
+    """mean(a) / mean(b) and its bootstrap interval, prompts drawn in pairs.
+
+    a, b: [N], b of positive mean: the same prompts. ValueError where that is not so.
+    """
+    a, b = check_values("a", a).cpu(), check_values("b", b).cpu()
+    if len(a) != len(b):
+        raise ValueError(f"b: {len(b)} numbers beside {len(a)} of a; give the same prompts")
+    if not b.mean() > 0:
+        raise ValueError(f"b: give numbers of a positive mean, not {float(b.mean()):g}")
+    means = _redrawn_means(torch.stack([a, b], dim=1), num_draws, seed)  # [num_draws, 2]
+    return Ratio(float(a.mean() / b.mean()), *_middle(means[:, 0] / means[:, 1], level))
 
 
 def wilson_interval(wins: float, total: int, level: float = 0.95) -> Interval:
@@ -84,6 +98,26 @@ def normal_half_width(wins: float, total: int, level: float = 0.95) -> float:
     """z sqrt(p (1 - p) / n), the +- of a share as printed in unCLIP's table 1."""
     share = _share(wins, total)
     return _quantile(level) * math.sqrt(share * (1 - share) / total)
+
+
+def _redrawn_means(values: Tensor, num_draws: int, seed: int) -> Tensor:
+    """Means [num_draws, ...] of values [N, ...], of which N are drawn with replacement each time."""
+    if num_draws < 1:
+        raise ValueError(f"num_draws: give at least 1, not {num_draws}")
+    generator = torch.Generator().manual_seed(seed)
+    num, means = len(values), []
+    for start in range(0, num_draws, BLOCK_DRAWS):
+        shape = (min(BLOCK_DRAWS, num_draws - start), num)
+        means.append(values[torch.randint(num, shape, generator=generator)].mean(dim=1))
+    return torch.cat(means)
+
+
+def _middle(values: Tensor, level: float) -> Interval:
+    """The ends of the middle share `level` of values [N]."""
+    _check_level(level)
+    tail = (1 - level) / 2
+    ends = values.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64))
+    return Interval(*ends.tolist())
 
 
 def _share(wins: float, total: int) -> float:
