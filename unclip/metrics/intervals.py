@@ -101,7 +101,7 @@ def normal_half_width(wins: float, total: int, level: float = 0.95) -> float:
 
 
 def _redrawn_means(values: Tensor, num_draws: int, seed: int) -> Tensor:
-    """Means [num_draws, ...] of values [N, ...], of which N are drawn with replacement each time."""
+    """Means [num_draws, ...] of N of values [N, ...], drawn anew and with replacement each time."""
     if num_draws < 1:
         raise ValueError(f"num_draws: give at least 1, not {num_draws}")
     generator = torch.Generator().manual_seed(seed)
