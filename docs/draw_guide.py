@@ -167,12 +167,12 @@ def image_to_image(draw: Drawing) -> Rows:
 
 
 def upscaling(draw: Drawing) -> Rows:
-    """The apple, then a part of it at 64, 256, 1024 and 2048 pixels a side."""
+    """The apple, then its leaf at 64, 256, 1024 and 2048 pixels a side."""
     sizes = (256, 1024, 2048)
     drawn = [draw.pipe.upscale(draw.apple, size, seeds=1).images[0] for size in sizes]
     parts = []
     for picture in (draw.apple, *drawn):
-        edges = [round(share * picture.width) for share in (0.26, 0.38, 0.47, 0.59)]
+        edges = [round(share * picture.width) for share in (0.12, 0.03, 0.47, 0.38)]
         parts.append(picture.crop(edges))
     return [[draw.apple, *parts]]
 
