@@ -19,7 +19,7 @@ from unclip.diffusion.sampling import denoise
 from unclip.diffusion.schedule import make_schedule
 from unclip.diffusion.schedulers import make_scheduler
 from unclip.models.upsampler import Upsampler, resize
-from unclip_train.config import ConfigError, UpsamplerConfig
+from unclip_train.config import UpsamplerConfig
 from unclip_train.data.loader import to_unit_range
 from unclip_train.draws import draw_noise_like, draw_timesteps
 from unclip_train.networks import build_network
@@ -30,7 +30,7 @@ from unclip_train.validation import (
     psnr,
     spread_timesteps,
 )
-from unclip_train.weights import load_network, upsampler_in
+from unclip_train.weights import check_made_with, load_network, upsampler_in
 
 PREVIEW_STEPS = 8
 VALIDATION_STEPS, NUM_DRAWN = 4, 64  # of crops that are drawn for their PSNR
@@ -134,13 +134,10 @@ def make_network(config: UpsamplerConfig) -> Upsampler:
     name, arguments = upsampler_in(config.init, config.data.size), dict(config.network)
     readout = arguments.pop("readout", None)
     network = load_network(name, config.init, arguments)
-    if readout is not None and network.config.readout is None:
-        network = Upsampler.with_readout(network, readout).train()
-    if readout not in (None, network.config.readout):
-        raise ConfigError(
-            f"network.readout is {readout}, but the weights of init={config.init} have "
-            f"{network.config.readout}"
-        )
+    if readout is not None:
+        if network.config.readout is None:
+            network = Upsampler.with_readout(network, readout).train()
+        check_made_with(network, config.init, {"readout": readout})
     if network.unet_last is not None:  # trained for its one step with another loss (Karlo)
         network.unet_last.requires_grad_(False)
     return network

@@ -37,6 +37,16 @@ def load_network(name: str, source: str, arguments: dict[str, Any], key: str = "
     known = network.config.get("dropout")
     if known is not None and arguments.get("dropout", known) != known:  # no weight depends on it
         network = with_dropout(network, arguments["dropout"])
+    check_made_with(network, source, arguments)
+    return network
+
+
+def check_made_with(network: nn.Module, source: str, arguments: dict[str, Any]) -> None:
+    """Refuse arguments that a network from source was not made with.
+
+    Raises:
+        ConfigError: naming the argument, and what it was.
+    """
     for argument, value in arguments.items():
         made_with = network.config.get(argument)
         if isinstance(value, dict) and isinstance(made_with, dict):
@@ -45,7 +55,6 @@ def load_network(name: str, source: str, arguments: dict[str, Any], key: str = "
             raise ConfigError(
                 f"network.{argument} is {value}, but the weights of init={source} have {made_with}"
             )
-    return network
 
 
 def with_dropout(network: nn.Module, dropout: float) -> nn.Module:

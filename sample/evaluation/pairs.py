@@ -16,6 +16,7 @@ from unclip_sample.evaluation.bench import Bench, with_interval
 from unclip_sample.evaluation.protocol import Composition
 from unclip_sample.evaluation.results import Cell, Column, Gallery, Section, Table
 from unclip_sample.evaluation.sources import Example, styled_caption
+from unclip_sample.evaluation.studio import Drawn
 from unclip_train.data.captions import counted_phrase, noun_phrase, on_background
 from unclip_train.data.vocabulary import BACKGROUNDS
 
@@ -51,10 +52,8 @@ TITLES = {"heldout": "Held-out pairs", "seen": "Seen pairs", "pairs": "Captioned
 def pairs(bench: Bench, group: str) -> Section:
     """One drawn picture for each caption of a group, beside the real one."""
     examples = bench.choose(group, group)
-    drawn = bench.draw([bench.sample(e.caption) for e in examples], group)
     real = [example.pixels() for example in examples]
-    own = drawn_from_own(bench, [e.caption for e in examples], real, group)
-    pixels = {"drawn": [d.pixels for d in drawn], "own": own, "real": real}
+    drawn, pixels = compared(bench, [e.caption for e in examples], real, group)
     z = {kind: bench.judge.see(pixels[kind]) for kind in KINDS}
     said = {kind: judged(bench, z[kind], examples) for kind in KINDS}
     columns = [Column("", "text"), COUNT, *RECALLS, SCORE]
@@ -76,15 +75,18 @@ def pairs(bench: Bench, group: str) -> Section:
     return section
 
 
-def drawn_from_own(
-    bench: Bench, captions: Sequence[str], real: Sequence[np.ndarray], label: str
-) -> list[np.ndarray]:
-    """What the decoder makes of captions and the real pictures' own z_img, [S, S, 3] uint8 each."""
+def compared(
+    bench: Bench, captions: Sequence[str], real: list[np.ndarray], label: str
+) -> tuple[list[Drawn], dict[str, list[np.ndarray]]]:
+    """What is drawn of captions, and pictures [S, S, 3] uint8 of these by KINDS."""
+    drawn = bench.draw([bench.sample(caption) for caption in captions], label)
     samples = [
         bench.sample(caption, condition="z_img", z_img=z)
         for caption, z in zip(captions, bench.own_z_img(real), strict=True)
     ]
-    return [d.pixels for d in bench.draw(samples, f"{label}, real z_img")]
+    own = bench.draw(samples, f"{label}, real z_img")
+    pixels = {"drawn": [d.pixels for d in drawn], "own": [d.pixels for d in own], "real": real}
+    return drawn, pixels
 
 
 def judged(bench: Bench, z: Tensor, examples: Sequence[Example]) -> dict[str, Tensor]:
@@ -186,10 +188,8 @@ def compositions(bench: Bench) -> Section:
 
 def _compose(bench, section, asked: list[Composition], measure, title: str, extra: list[str]):
     """Measure one kind of composition and add what it gives to the section."""
-    drawn = bench.draw([bench.sample(c.caption) for c in asked], title.lower())
-    captions, real = [c.caption for c in asked], [c.picture for c in asked]
-    own = drawn_from_own(bench, captions, real, title.lower())
-    pictures = {"drawn": [d.pixels for d in drawn], "own": own, "real": real}
+    real = [c.picture for c in asked]
+    drawn, pictures = compared(bench, [c.caption for c in asked], real, title.lower())
     said = {kind: measure(bench, pixels, asked) for kind, pixels in pictures.items()}
     columns = [Column("", "text"), COUNT, *RECALLS]
     columns += [Column(name, "share", better="higher") for name in extra]

@@ -59,9 +59,7 @@ def paired_difference(
     a, b: [N], the same prompts and seeds under two models or settings. What both find hard cancels,
     so that the interval is narrower than those of a and b let expect.
     """
-    a, b = check_values("a", a), check_values("b", b)
-    if len(a) != len(b):
-        raise ValueError(f"b: {len(b)} numbers beside {len(a)} of a; give the same prompts")
+    a, b = _check_pairs(a, b)
     ends = bootstrap_interval(a - b, level, num_draws, seed)
     return Difference(float((a - b).mean()), *ends)
 
@@ -73,9 +71,7 @@ def paired_ratio(
 
     a, b: [N], b of positive mean: the same prompts. ValueError where that is not so.
     """
-    a, b = check_values("a", a).cpu(), check_values("b", b).cpu()
-    if len(a) != len(b):
-        raise ValueError(f"b: {len(b)} numbers beside {len(a)} of a; give the same prompts")
+    a, b = _check_pairs(a, b)
     if not b.mean() > 0:
         raise ValueError(f"b: give numbers of a positive mean, not {float(b.mean()):g}")
     means = _redrawn_means(torch.stack([a, b], dim=1), num_draws, seed)  # [num_draws, 2]
@@ -98,6 +94,14 @@ def normal_half_width(wins: float, total: int, level: float = 0.95) -> float:
     """z sqrt(p (1 - p) / n), the +- of a share as printed in unCLIP's table 1."""
     share = _share(wins, total)
     return _quantile(level) * math.sqrt(share * (1 - share) / total)
+
+
+def _check_pairs(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both [N] in float64 on the CPU, number i of one belonging to number i of the other."""
+    a, b = check_values("a", a).cpu(), check_values("b", b).cpu()
+    if len(a) != len(b):
+        raise ValueError(f"b: {len(b)} numbers beside {len(a)} of a; give the same prompts")
+    return a, b
 
 
 def _redrawn_means(values: Tensor, num_draws: int, seed: int) -> Tensor:

@@ -124,13 +124,11 @@ class Upsampler(ModelMixin, ConfigMixin):
     def with_readout(cls, plain: Upsampler, channels: int) -> Upsampler:
         """A network of the same weights, and an untrained Readout that does not change them yet."""
         network = cls.from_config(plain.config, readout=channels)
-        for unet, known in ((network.unet, plain.unet), (network.unet_last, plain.unet_last)):
-            if unet is not None:
-                weights = {
-                    name.replace("conv_out.", "conv_out.linear."): weight
-                    for name, weight in known.state_dict().items()
-                }
-                unet.load_state_dict(weights, strict=False)
+        weights = {
+            name.replace("conv_out.", "conv_out.linear."): weight
+            for name, weight in plain.state_dict().items()
+        }
+        network.load_state_dict(weights, strict=False)
         return network
 
     @property
