@@ -18,6 +18,7 @@ from unclip.diffusion.noise import child_generators, randn_per_sample
 from unclip.diffusion.sampling import denoise
 from unclip.diffusion.schedule import make_schedule
 from unclip.diffusion.schedulers import make_scheduler
+from unclip.models.shock import smooth
 from unclip.models.upsampler import Upsampler, resize
 from unclip_train.config import UpsamplerConfig
 from unclip_train.data.loader import to_unit_range
@@ -77,7 +78,9 @@ class UpsamplerStage:
         """The loss [B] of crops noised up to t [B]."""
         eps = draw_noise_like(x_0, generators)
         x_t = q_sample(self.schedule, x_0, t, eps)
-        prediction = network(x_t, t, x_low, noise_level).float()
+        prediction = network(x_t, t, x_low, noise_level, steep=False).float()
+        if self.network.config.shock_passes:  # a filter without weights goes on from there
+            x_0 = smooth(x_0)
         kind = self.network.config.prediction
         weight, power = self.config.max_loss_weight, self.config.loss_power
         return prediction_loss(self.schedule, kind, prediction, x_0, eps, t, weight, power)

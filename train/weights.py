@@ -17,6 +17,8 @@ from unclip_train.config import ConfigError
 from unclip_train.data.embeddings import clip_folder
 from unclip_train.data.sources.opening import HUB
 
+WEIGHTLESS = ("dropout", "shock_passes")  # arguments of networks that no weight depends on
+
 
 def load_network(name: str, source: str, arguments: dict[str, Any], key: str = "init") -> nn.Module:
     """Trained weights to begin from, of a kind that the config's network describes.
@@ -34,9 +36,11 @@ def load_network(name: str, source: str, arguments: dict[str, Any], key: str = "
         network = read_part(source.removeprefix(HUB), name).train()
     except (ModelFileError, OSError, ValueError) as error:
         raise ConfigError(f"{key}: cannot read {source}: {one_line(error)}") from error
-    known = network.config.get("dropout")
-    if known is not None and arguments.get("dropout", known) != known:  # no weight depends on it
-        network = with_dropout(network, arguments["dropout"])
+    known = network.config
+    given = {name: arguments[name] for name in WEIGHTLESS if name in arguments and name in known}
+    changed = {name: value for name, value in given.items() if value != known[name]}
+    if changed:
+        network = with_arguments(network, changed)
     check_made_with(network, source, arguments)
     return network
 
@@ -57,9 +61,9 @@ def check_made_with(network: nn.Module, source: str, arguments: dict[str, Any]) 
             )
 
 
-def with_dropout(network: nn.Module, dropout: float) -> nn.Module:
-    """The same weights in a network that drops another share."""
-    other = type(network).from_config(network.config, dropout=dropout)
+def with_arguments(network: nn.Module, changed: dict[str, Any]) -> nn.Module:
+    """The same weights in a network with some other arguments, of WEIGHTLESS."""
+    other = type(network).from_config(network.config, **changed)
     other.load_state_dict(network.state_dict())
     return other.train()
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from unclip import Upsampler
+from unclip.models.shock import smooth, steepen
 from unclip.models.space_to_depth import depth_to_space, space_to_depth
 from unclip.models.upsampler import resize
 
@@ -72,6 +73,18 @@ def test_a_readout_begins_as_the_network_without_it_and_is_heard(shaken):
     assert changed[0] == 0 and changed[1] > 0.01  # the last step has a network of its own
 
 
+@torch.no_grad()
+def test_a_shock_filter_is_part_of_the_network_and_works_in_its_dtype(shaken):
+    network = shaken(Upsampler(**TINY, prediction="x_0", shock_passes=1))
+    plain = Upsampler.from_config(network.config, shock_passes=None)
+    plain.load_state_dict(network.state_dict())
+    given = torch.randn(1, 3, 32, 32), torch.tensor([900]), torch.rand(1, 3, 8, 8)
+    expected = steepen(smooth(plain.eval()(*given)), 1)
+    assert torch.equal(network(*given), expected)
+    half = network.to(torch.bfloat16)(given[0].bfloat16(), given[1], given[2].bfloat16())
+    assert half.dtype == torch.bfloat16 and (half - expected).abs().mean() < 0.02
+
+
 def test_noise_level_is_told(shaken):
     upsampler = shaken(Upsampler(**TINY, noise_conditioning=True))
     x_t, x_low, t = torch.randn(1, 3, 32, 32), torch.rand(1, 3, 8, 8), torch.tensor([10])
@@ -93,6 +106,8 @@ def test_resize_keeps_flat_colours_and_range():
         ({"prediction": "noise"}, "prediction"),
         ({"stem": 4}, "stem"),
         ({"norm_groups": 24}, "norm_groups"),
+        ({"shock_passes": 0, "prediction": "x_0"}, "shock_passes must"),
+        ({"shock_passes": 2}, "shock_passes 2 needs"),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(change, named):

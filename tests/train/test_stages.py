@@ -5,6 +5,7 @@ import torch
 
 from unclip import CLIP
 from unclip.diffusion.noise import child_generators
+from unclip.models.shock import smooth, steepen
 from unclip_train.cli import make_stage
 from unclip_train.clip import augmented, moved
 from unclip_train.config import ConfigError
@@ -153,7 +154,7 @@ def test_an_upsampler_has_the_error_and_the_times_that_it_was_told(tiny_config):
     stage, dataset = make_stage("upsampler", tiny_config("upsampler", *words, name="upsampler_256"))
     times = []
 
-    def gray(x_t, t, x_low, noise_level):
+    def gray(x_t, t, x_low, noise_level, steep):
         times.extend(t.tolist())
         return torch.zeros_like(x_t)
 
@@ -178,6 +179,31 @@ def test_an_upsampler_begins_from_weights_without_a_readout(tiny_config, tmp_pat
     words[1:] = ["network.readout=32", f"init={tmp_path / 'read'}"]
     with pytest.raises(ConfigError, match=r"network.readout is 32, but .* have 64"):
         make_stage("upsampler", tiny_config("upsampler", *words, name="upsampler_256"))
+
+
+def test_an_upsampler_with_a_shock_filter_learns_what_is_smooth(tiny_config, tmp_path):
+    """It goes on from weights without one; its loss is 0 where the prediction is smooth(x_0)."""
+    words = ["network.prediction=x_0", "network.stem=4"]
+    plain, _ = make_stage("upsampler", tiny_config("upsampler", *words, name="upsampler_256"))
+    plain.save(plain.network, tmp_path / "plain")
+    words += ["network.shock_passes=2", f"init={tmp_path / 'plain'}"]
+    stage, dataset = make_stage("upsampler", tiny_config("upsampler", *words, name="upsampler_256"))
+    assert stage.network.config.shock_passes == 2
+    batch = collate([dataset[position] for position in range(4)])
+    x_0 = batch["image"] / 127.5 - 1
+
+    def knows(x_t, t, x_low, noise_level, steep):
+        assert not steep
+        return smooth(x_0)
+
+    knows.parameters = stage.network.parameters
+    assert stage.loss(knows, batch, child_generators([1, 2, 3, 4], "t"))["loss"] < 1e-9
+    before, after, _ = overfit(stage, dataset, 40)
+    assert after < 0.9 * before
+    given = torch.randn(1, 3, 32, 32), torch.tensor([900]), torch.rand(1, 3, 8, 8)
+    with torch.no_grad():
+        soft = stage.network(*given, steep=False)
+        assert torch.equal(stage.network(*given), steepen(soft, 2))
 
 
 def test_an_inpainting_decoder_begins_from_a_plain_one_and_learns(tiny_config, tiny_clip, tmp_path):

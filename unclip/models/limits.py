@@ -55,13 +55,19 @@ def check_upsampler(
     channels: Sequence[int],
     prediction: str,
     norm_groups: int,
+    shock_passes: int | None = None,
 ) -> None:
-    """Refuse sizes that cannot be halved, and predictions that a stem cannot make."""
+    """Refuse sizes that cannot be halved, and predictions that a stem or a filter cannot make."""
     check_prediction(prediction)
     check_positive(size=size, stem=stem, norm_groups=norm_groups)
     check_channels(channels, norm_groups)
     if stem > STEM_OF_NOISE and prediction != "x_0":
         raise ValueError(f"stem {stem} needs prediction 'x_0', not {prediction!r}")
+    if shock_passes is None:
+        return
+    check_positive(shock_passes=shock_passes)
+    if prediction != "x_0":
+        raise ValueError(f"shock_passes {shock_passes} needs prediction 'x_0', not {prediction!r}")
 
 
 def check_prediction(prediction: str) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from unclip.models.layers import take_over
 from unclip.models.limits import check_upsampler
+from unclip.models.shock import smooth, steepen
 from unclip.models.space_to_depth import depth_to_space, space_to_depth
 
 
@@ -66,6 +67,8 @@ class Upsampler(ModelMixin, ConfigMixin):
             (Karlo).
         readout: channels of a hidden layer through which a cell's pixels are read out, beside the
             linear layer; None for that alone. See Readout.
+        shock_passes: of the filter that makes the edges of x_0 steep, see steepen; None for none.
+            No weight depends on it, but they should have been trained for it.
         norm_groups: groups of the normalisation; divides all channels.
         schedule, num_train_timesteps: the diffusion it is trained for.
 
@@ -89,12 +92,13 @@ class Upsampler(ModelMixin, ConfigMixin):
         clamp_resized: bool = True,
         separate_last_step: bool = False,
         readout: int | None = None,
+        shock_passes: int | None = None,
         norm_groups: int = 32,
         schedule: str = "cosine",
         num_train_timesteps: int = 1000,
     ):
         super().__init__()
-        check_upsampler(size, stem, channels, prediction, norm_groups)
+        check_upsampler(size, stem, channels, prediction, norm_groups, shock_passes)
         unet = functools.partial(
             UNet2DModel,
             sample_size=size // stem,
@@ -143,6 +147,7 @@ class Upsampler(ModelMixin, ConfigMixin):
         x_low: Tensor,
         noise_level: Tensor | None = None,
         x_resized: Tensor | None = None,
+        steep: bool = True,
     ) -> Tensor:
         """Predict eps, v or x_0, as configured.
 
@@ -152,6 +157,7 @@ class Upsampler(ModelMixin, ConfigMixin):
             x_low: [B, 3, S/4, S/4] small pictures in [-1, 1].
             noise_level: [B] timestep up to which x_low was noised, for networks trained so.
             x_resized: [B, 3, S, S] what resized(x_low) gave, so that steps need not repeat it.
+            steep: False for a network with shock_passes to give smooth(x_0), which it learns.
 
         Returns:
             [B, 3, S, S].
@@ -163,11 +169,21 @@ class Upsampler(ModelMixin, ConfigMixin):
             noise_level = torch.zeros(len(x_t), dtype=torch.long, device=x_t.device)
         h = self._output(h, t, noise_level)  # [B, 3 p p, S / p, S / p]
         prediction = depth_to_space(h, self.config.stem)  # [B, 3, S, S]
-        return x_resized + prediction if self.config.prediction == "x_0" else prediction
+        if self.config.prediction != "x_0":
+            return prediction
+        return self._with_edges(x_resized + prediction, steep)
 
     def resized(self, x_low: Tensor) -> Tensor:
         """Small pictures [B, 3, S/4, S/4] as the network sees them, [B, 3, S, S]."""
         return resize(x_low, 4 * x_low.shape[-1], self.config.clamp_resized)
+
+    def _with_edges(self, x_0: Tensor, steep: bool) -> Tensor:
+        """x_0 [B, 3, S, S] as the shock filter leaves it, or as it is before."""
+        passes = self.config.shock_passes
+        if passes is None:
+            return x_0
+        smoothed = smooth(x_0)
+        return (steepen(smoothed, passes) if steep else smoothed).to(x_0.dtype)
 
     def _output(self, h: Tensor, t: Tensor, noise_level: Tensor | None) -> Tensor:
         """What the U-Net says of h, and at t = 0 the one for the last step where there is one."""
