@@ -19,6 +19,8 @@ from unclip_train.networks import CLASSES, arguments_of, check_network, check_to
 
 INDEX = "model_index.json"  # of a model in anybody's layout
 UPSAMPLERS = ("upsampler_256", "upsampler_1024")
+WEIGHTLESS = ("dropout", "shock_passes")  # arguments of networks that no weight depends on
+GROWN = ("inpainting", "readout")  # what weights without them are given more weights for
 # Networks of published layouts, and one whose settings are its own.
 FOREIGN = ("LaionPrior", "PriorTransformer", "UNet2DConditionModel", "UNet2DModel")
 
@@ -158,10 +160,8 @@ def check_fit(config: StageConfig, made_with: dict[str, Any], towers: Towers | N
     """Hold what is begun from against the config and the CLIP."""
     for name, value in config.network.items():
         known = made_with.get(name)
-        if name == "inpainting" and value and not known:
-            continue  # a plain decoder grows the channels
-        if name == "dropout":
-            continue  # no weight depends on it
+        if name in WEIGHTLESS or name in GROWN and value and not known:
+            continue
         if isinstance(value, dict) and isinstance(known, dict):
             known = {key: known.get(key) for key in value}
         if name in made_with and json.dumps(value) != json.dumps(known):

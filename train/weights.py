@@ -12,12 +12,10 @@ from unclip.models.clip import CLIP
 from unclip.pipeline.loading import ModelFileError
 from unclip.pipeline.published.parts import read_part
 from unclip.pipeline.published.sources import read_encoder
-from unclip_train.checks import UPSAMPLERS
+from unclip_train.checks import UPSAMPLERS, WEIGHTLESS
 from unclip_train.config import ConfigError
 from unclip_train.data.embeddings import clip_folder
 from unclip_train.data.sources.opening import HUB
-
-WEIGHTLESS = ("dropout", "shock_passes")  # arguments of networks that no weight depends on
 
 
 def load_network(name: str, source: str, arguments: dict[str, Any], key: str = "init") -> nn.Module:

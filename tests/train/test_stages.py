@@ -6,6 +6,7 @@ import torch
 from unclip import CLIP
 from unclip.diffusion.noise import child_generators
 from unclip.models.shock import smooth, steepen
+from unclip_train.checks import check_config
 from unclip_train.cli import make_stage
 from unclip_train.clip import augmented, moved
 from unclip_train.config import ConfigError
@@ -171,7 +172,9 @@ def test_an_upsampler_begins_from_weights_without_a_readout(tiny_config, tmp_pat
     plain, _ = make_stage("upsampler", first)
     plain.save(plain.network, tmp_path / "plain")
     words = [*shape, "network.readout=64", f"init={tmp_path / 'plain'}"]
-    stage, dataset = make_stage("upsampler", tiny_config("upsampler", *words, name="upsampler_256"))
+    config = tiny_config("upsampler", *words, name="upsampler_256")
+    check_config("upsampler", config)
+    stage, dataset = make_stage("upsampler", config)
     assert torch.equal(stage.network.unet.conv_in.weight, plain.network.unet.conv_in.weight)
     before, after, _ = overfit(stage, dataset, 40)
     assert after < 0.9 * before and stage.network.unet.conv_out.out.weight.abs().max() > 0
@@ -187,7 +190,9 @@ def test_an_upsampler_with_a_shock_filter_learns_what_is_smooth(tiny_config, tmp
     plain, _ = make_stage("upsampler", tiny_config("upsampler", *words, name="upsampler_256"))
     plain.save(plain.network, tmp_path / "plain")
     words += ["network.shock_passes=2", f"init={tmp_path / 'plain'}"]
-    stage, dataset = make_stage("upsampler", tiny_config("upsampler", *words, name="upsampler_256"))
+    config = tiny_config("upsampler", *words, name="upsampler_256")
+    check_config("upsampler", config)
+    stage, dataset = make_stage("upsampler", config)
     assert stage.network.config.shock_passes == 2
     batch = collate([dataset[position] for position in range(4)])
     x_0 = batch["image"] / 127.5 - 1
