@@ -182,9 +182,9 @@ class ForwardAlone:
     def __init__(self, network: nn.Module):
         self.network, self.parameters = network, network.parameters
 
-    def __call__(self, *inputs: Any) -> None:
+    def __call__(self, *inputs: Any, **named: Any) -> None:
         """Run the network; raises ForwardDone."""
-        self.network(*inputs)
+        self.network(*inputs, **named)
         raise ForwardDone
 
 
