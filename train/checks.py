@@ -160,7 +160,7 @@ def check_fit(config: StageConfig, made_with: dict[str, Any], towers: Towers | N
     """Hold what is begun from against the config and the CLIP."""
     for name, value in config.network.items():
         known = made_with.get(name)
-        if name in WEIGHTLESS or name in GROWN and value and not known:
+        if name in WEIGHTLESS or grows(name, value, known):
             continue
         if isinstance(value, dict) and isinstance(known, dict):
             known = {key: known.get(key) for key in value}
@@ -179,6 +179,13 @@ def check_fit(config: StageConfig, made_with: dict[str, Any], towers: Towers | N
             f"init={config.init} want {made_with['embedding_dim']}; use the CLIP that they "
             "were trained with"
         )
+
+
+def grows(name: str, value: Any, known: Any) -> bool:
+    """Whether weights of a network with `known` are added to for an argument's value."""
+    if name == "num_layers":  # of a prior: further blocks behind those that it has
+        return known is not None and value > known
+    return name in GROWN and bool(value) and not known
 
 
 def check_sizes(stage: str, config: StageConfig, towers: Towers | None) -> None:

@@ -37,7 +37,7 @@ from unclip_train.lora import add_lora, save_lora
 from unclip_train.networks import build_network
 from unclip_train.previews import USUAL, DecoderPreviews, Sampling, picture_grid
 from unclip_train.validation import generators_of, mean_by_timestep, spread_timesteps
-from unclip_train.weights import check_clip_fits, load_clip, load_network
+from unclip_train.weights import check_clip_fits, load_and_grow, load_clip
 
 
 class DecoderStage:
@@ -178,11 +178,9 @@ def make_network(config: DecoderConfig, clip: CLIP) -> Decoder:
     arguments = dict(config.network)
     sizes = {"embedding_dim": clip.embedding_dim, "context": clip.context}
     if config.init:
-        inpainting = arguments.pop("inpainting", False)
-        network = load_network("decoder", config.init, arguments)
+        grow = {"inpainting": lambda plain, _: Decoder.for_inpainting(plain)}
+        network = load_and_grow("decoder", config.init, arguments, grow)
         check_clip_fits(config, network, sizes)
-        if inpainting and not network.config.inpainting:
-            network = Decoder.for_inpainting(network)
         return add_lora(network, config.lora) if config.lora.rank else network
     if arguments.get("text_encoder"):  # it reads the tokens of CLIP's tokenizer
         words = {"vocab_size": len(clip.tokenizer), "context": clip.context}

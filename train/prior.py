@@ -31,7 +31,7 @@ from unclip_train.networks import build_network
 from unclip_train.previews import PriorPreviews, draw_embeddings
 from unclip_train.styles import Analogies, Styles, make_styles
 from unclip_train.validation import generators_of, mean_by_timestep, spread_timesteps
-from unclip_train.weights import check_clip_fits, load_clip, load_network
+from unclip_train.weights import check_clip_fits, load_and_grow, load_clip
 
 
 class PriorStage:
@@ -162,10 +162,15 @@ def make_network(config: PriorConfig, clip: CLIP) -> nn.Module:
         )
     sizes = {"embedding_dim": clip.embedding_dim, "context": clip.context}
     if config.init:
-        prior = load_network("prior", config.init, config.network)
+        prior = load_and_grow("prior", config.init, config.network, {"num_layers": with_layers})
         check_clip_fits(config, prior, sizes)
         return add_lora(prior, config.lora) if config.lora.rank else prior
     return build_network(Prior, config.network, **sizes)
+
+
+def with_layers(prior: nn.Module, num_layers: int) -> nn.Module:
+    """A prior of this package with more layers; another's as it is, to be refused."""
+    return Prior.with_layers(prior, num_layers) if isinstance(prior, Prior) else prior
 
 
 def make_stage(

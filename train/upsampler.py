@@ -31,7 +31,7 @@ from unclip_train.validation import (
     psnr,
     spread_timesteps,
 )
-from unclip_train.weights import check_made_with, load_network, upsampler_in
+from unclip_train.weights import load_and_grow, upsampler_in
 
 PREVIEW_STEPS = 8
 VALIDATION_STEPS, NUM_DRAWN = 4, 64  # of crops that are drawn for their PSNR
@@ -134,13 +134,9 @@ def make_network(config: UpsamplerConfig) -> Upsampler:
     """An upsampler as the config describes it, fresh or begun from weights."""
     if not config.init:
         return build_network(Upsampler, config.network)
-    name, arguments = upsampler_in(config.init, config.data.size), dict(config.network)
-    readout = arguments.pop("readout", None)
-    network = load_network(name, config.init, arguments)
-    if readout is not None:
-        if network.config.readout is None:
-            network = Upsampler.with_readout(network, readout).train()
-        check_made_with(network, config.init, {"readout": readout})
+    name = upsampler_in(config.init, config.data.size)
+    grow = {"readout": Upsampler.with_readout}
+    network = load_and_grow(name, config.init, config.network, grow)
     if network.unet_last is not None:  # trained for its one step with another loss (Karlo)
         network.unet_last.requires_grad_(False)
     return network

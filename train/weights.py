@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from unclip.models.clip import CLIP
 from unclip.pipeline.loading import ModelFileError
 from unclip.pipeline.published.parts import read_part
 from unclip.pipeline.published.sources import read_encoder
-from unclip_train.checks import UPSAMPLERS, WEIGHTLESS
+from unclip_train.checks import UPSAMPLERS, WEIGHTLESS, grows
 from unclip_train.config import ConfigError
 from unclip_train.data.embeddings import clip_folder
 from unclip_train.data.sources.opening import HUB
+
+Grow = Callable[[nn.Module, Any], nn.Module]
 
 
 def load_network(name: str, source: str, arguments: dict[str, Any], key: str = "init") -> nn.Module:
@@ -39,6 +42,22 @@ def load_network(name: str, source: str, arguments: dict[str, Any], key: str = "
     changed = {name: value for name, value in given.items() if value != known[name]}
     if changed:
         network = with_arguments(network, changed)
+    check_made_with(network, source, arguments)
+    return network
+
+
+def load_and_grow(
+    name: str, source: str, arguments: dict[str, Any], grow: dict[str, Grow]
+) -> nn.Module:
+    """load_network for a config that may ask for more than the weights have.
+
+    grow: by argument, what gives a network the weights for another value, so that it still does
+        what it did.
+    """
+    network = load_network(name, source, {k: v for k, v in arguments.items() if k not in grow})
+    for argument in grow.keys() & arguments.keys():
+        if grows(argument, arguments[argument], network.config.get(argument)):
+            network = grow[argument](network, arguments[argument]).train()
     check_made_with(network, source, arguments)
     return network
 

@@ -31,6 +31,16 @@ def test_every_condition_matters(prior, text):
     assert not torch.allclose(out, run(prior, other), atol=1e-3)
 
 
+@torch.no_grad()
+def test_further_layers_begin_as_the_prior_without_them_and_are_heard(prior, text):
+    deeper = Prior.with_layers(prior, 4).eval()
+    assert torch.equal(run(deeper, text(8)), run(prior, text(8)))
+    for block in deeper.transformer.transformer_blocks[2:]:
+        before = run(deeper, text(8))
+        torch.nn.init.normal_(block.ff.net[-1].weight, std=0.1)
+        assert not torch.allclose(run(deeper, text(8)), before, atol=1e-3)
+
+
 def test_padding_does_not_matter(prior, text):
     one = text(5)
     states = one.text_states.clone()

@@ -184,6 +184,23 @@ def test_an_upsampler_begins_from_weights_without_a_readout(tiny_config, tmp_pat
         make_stage("upsampler", tiny_config("upsampler", *words, name="upsampler_256"))
 
 
+def test_a_prior_begins_from_weights_of_fewer_layers(tiny_config, tiny_clip, tmp_path):
+    first = tiny_config("prior", f"clip={tiny_clip}", "network.num_layers=2")
+    shallow, _ = make_stage("prior", first)
+    shallow.save(shallow.network, tmp_path / "shallow")
+    words = ["network.num_layers=3", f"clip={tiny_clip}", f"init={tmp_path / 'shallow'}"]
+    config = tiny_config("prior", *words)
+    check_config("prior", config)
+    stage, dataset = make_stage("prior", config)
+    begun, known = (part.network.transformer.transformer_blocks for part in (stage, shallow))
+    assert torch.equal(begun[0].ff.net[-1].weight, known[0].ff.net[-1].weight)
+    before, after, _ = overfit(stage, dataset, 40)
+    assert after < 0.9 * before and begun[2].ff.net[-1].weight.abs().max() > 0
+    words[0] = "network.num_layers=1"
+    with pytest.raises(ConfigError, match=r"network.num_layers is 1, but .* have 2"):
+        check_config("prior", tiny_config("prior", *words))
+
+
 def test_an_upsampler_with_a_shock_filter_learns_what_is_smooth(tiny_config, tmp_path):
     """It goes on from weights without one; its loss is 0 where the prediction is smooth(x_0)."""
     words = ["network.prediction=x_0", "network.stem=4"]

@@ -73,6 +73,17 @@ class Prior(ModelMixin, ConfigMixin):
         torch.nn.init.normal_(self.transformer.positional_embedding, std=0.02)
         torch.nn.init.normal_(self.transformer.prd_embedding, std=0.02)
 
+    @classmethod
+    def with_layers(cls, shallow: Prior, num_layers: int) -> Prior:
+        """A network of the same weights, and further blocks behind them that change nothing yet."""
+        network = cls.from_config(shallow.config, num_layers=num_layers)
+        network.load_state_dict(shallow.state_dict(), strict=False)
+        for block in network.transformer.transformer_blocks[shallow.config.num_layers :]:
+            for last in (block.attn1.to_out[0], block.ff.net[-1]):
+                torch.nn.init.zeros_(last.weight)
+                torch.nn.init.zeros_(last.bias)
+        return network
+
     @torch.no_grad()
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Store the mean and standard deviation [D] of the training embeddings.
