@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from unclip.models.shock import binomial_blur, of_neighbours, smooth, steepen
+from unclip.models.shock import (
+    BAND,
+    binomial_blur,
+    of_neighbours,
+    smooth,
+    steepen,
+    with_steep_edges,
+)
 
 
 def disc(side: int = 64, radius: float = 20.3) -> torch.Tensor:
@@ -39,6 +46,14 @@ def test_three_passes_make_the_edges_of_a_drawing_again():
     errors = [(steepen(soft, passes) - x).abs().mean() for passes in range(5)]
     assert errors[0] > errors[1] > errors[2] and errors[3] < errors[0] / 10
     assert errors[4] > errors[3]  # too steep: no antialiasing is left
+
+
+@pytest.mark.parametrize("height", [1, BAND - 1, BAND, 2 * BAND + 5])
+def test_bands_leave_no_trace(height):
+    x = torch.rand(2, 3, height, 20)
+    assert torch.equal(with_steep_edges(x, 3), steepen(smooth(x), 3))
+    half = with_steep_edges(x.bfloat16(), 3)
+    assert torch.equal(half, steepen(smooth(x.bfloat16()), 3).bfloat16())
 
 
 def test_nothing_leaves_the_range_of_its_surroundings():

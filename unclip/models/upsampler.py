@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from unclip.models.layers import take_over
 from unclip.models.limits import check_upsampler
-from unclip.models.shock import smooth, steepen
+from unclip.models.shock import smooth, with_steep_edges
 from unclip.models.space_to_depth import depth_to_space, space_to_depth
 
 
@@ -67,8 +67,8 @@ class Upsampler(ModelMixin, ConfigMixin):
             (Karlo).
         readout: channels of a hidden layer through which a cell's pixels are read out, beside the
             linear layer; None for that alone. See Readout.
-        shock_passes: of the filter that makes the edges of x_0 steep, see steepen; None for none.
-            No weight depends on it, but they should have been trained for it.
+        shock_passes: of the filter that makes the edges of x_0 steep, see unclip.models.shock; None
+            for none. No weight depends on it, but they should have been trained for it.
         norm_groups: groups of the normalisation; divides all channels.
         schedule, num_train_timesteps: the diffusion it is trained for.
 
@@ -182,8 +182,7 @@ class Upsampler(ModelMixin, ConfigMixin):
         passes = self.config.shock_passes
         if passes is None:
             return x_0
-        smoothed = smooth(x_0)
-        return (steepen(smoothed, passes) if steep else smoothed).to(x_0.dtype)
+        return with_steep_edges(x_0, passes) if steep else smooth(x_0).to(x_0.dtype)
 
     def _output(self, h: Tensor, t: Tensor, noise_level: Tensor | None) -> Tensor:
         """What the U-Net says of h, and at t = 0 the one for the last step where there is one."""
