@@ -4,6 +4,8 @@ Counts do not depend on the machine or its load, as seconds do. Where a change l
 number here; where one must rise, say why in the changelog.
 """
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -69,7 +71,7 @@ def work(make_pipe):
 
 def test_work_is_that_of_a_picture(make_pipe, work):
     """Two pictures cost twice the arithmetic of one, and hardly another operation."""
-    both = work_of(make_pipe(), num_images_per_prompt=2)
+    both = work_of(make_pipe(), num_images_per_prompt=2, max_batch_size=2)
     for stage in STAGES[1:]:
         assert both[stage][0] == pytest.approx(2 * work[stage][0], rel=0.01)
         assert both[stage][1] <= work[stage][1] + 10
@@ -80,6 +82,14 @@ def test_without_guidance_the_decoder_does_half(make_pipe, work):
     assert alone["decoder"][0] == pytest.approx(work["decoder"][0] / 2, rel=0.01)
 
 
+@pytest.mark.parametrize("device, expected", [("cpu", [256, 16, 1]), ("cuda", [1024, 64, 4])])
+def test_a_cpu_draws_fewer_pixels_at_a_time(device, expected):
+    stages = {"decoder": 64, "upsampler_256": 256, "upsampler_1024": 1024}
+    asked = SimpleNamespace(stages=stages, max_batch_size=None)
+    found = [order.Order.at_once(asked, stage, torch.device(device)) for stage in stages]
+    assert found == expected
+
+
 def test_large_pictures_are_drawn_a_few_at_a_time(make_pipe, monkeypatch):
     """What a call needs of memory does not grow with the number of its pictures."""
     pipe, batches = make_pipe(), {stage: [] for stage in STAGES}
@@ -87,7 +97,7 @@ def test_large_pictures_are_drawn_a_few_at_a_time(make_pipe, monkeypatch):
         pipe.components[stage].register_forward_pre_hook(
             lambda _, inputs, seen=seen: seen.append(len(inputs[0]))
         )
-    monkeypatch.setattr(order, "PIXELS_AT_ONCE", 3 * 256**2)
+    monkeypatch.setattr(order, "PIXELS_AT_ONCE_ON_CPU", 3 * 256**2)
     settings = {"size": 256, "guidance_scale": 1.0, "num_prior_candidates": 1, "output_type": "pt"}
     exact = pipe("a red apple", num_images_per_prompt=5, seeds=1, **settings).images
     assert batches == {

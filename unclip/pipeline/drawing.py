@@ -17,6 +17,7 @@ from unclip.pipeline.arguments import GUIDED
 from unclip.pipeline.call import Conditions, best_of, with_advice
 from unclip.pipeline.order import Order
 from unclip.pipeline.output import UnCLIPOutput, finished, settings_of
+from unclip.pipeline.stages import execution_device
 
 
 class Drawing:
@@ -52,7 +53,8 @@ class Drawing:
         scores = None
         for stage in order.stages:
             order.report.check()
-            batches = conditions.batches(order.at_once(stage))
+            device = execution_device(self.components[stage])
+            batches = conditions.batches(order.at_once(stage, device))
             drawn.append(torch.cat([self._draw_stage(stage, order, batch) for batch in batches]))
             if order.num_drawn > order.num_kept and stage == self._ranked_at(order):
                 scores = self._scores(drawn[-1], conditions.text)

@@ -174,7 +174,8 @@ class UnCLIPPipeline(
             are kept, and finished by the later stages.
         seeds, generator: one seed n for n, n+1, n+2, ..., or one for each picture that is drawn; or
             what draws them. A picture depends on its caption, settings and seed alone.
-        max_batch_size: pictures at a time; unless given, as many as have 4 megapixels in a stage.
+        max_batch_size: pictures at a time; unless given, as many as have 4 megapixels in a stage,
+            on a CPU 1.
         output_type: "pil", "np", "pt" or "latent".
         callback_on_step_end, interrupt: see call.Report; a set interrupt raises Interrupted.
         edit: pictures to begin from or to keep in part; inpaint() and its like hand it over.
