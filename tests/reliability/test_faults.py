@@ -96,7 +96,7 @@ def test_r30_lack_of_memory_gives_advice_and_passes(new_pipe, stage, figure):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
 
     hook = own.components[stage].register_forward_pre_hook(lack)
-    arguments = {"size": 1024, "seeds": 7, "num_images_per_prompt": 2}
+    arguments = {"size": 1024, "seeds": 7, "num_images_per_prompt": 2, "max_batch_size": 2}
     steps = {f"{name}_num_inference_steps": 1 for name in STAGES}
     with pytest.raises(torch.OutOfMemoryError) as caught:
         own(CAPTION, **arguments, **steps)
