@@ -39,6 +39,8 @@ def test_further_layers_begin_as_the_prior_without_them_and_are_heard(prior, tex
         before = run(deeper, text(8))
         torch.nn.init.normal_(block.ff.net[-1].weight, std=0.1)
         assert not torch.allclose(run(deeper, text(8)), before, atol=1e-3)
+    with pytest.raises(ValueError, match="num_layers: give more than the 2"):
+        Prior.with_layers(prior, 2)
 
 
 def test_padding_does_not_matter(prior, text):

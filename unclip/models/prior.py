@@ -75,7 +75,16 @@ class Prior(ModelMixin, ConfigMixin):
 
     @classmethod
     def with_layers(cls, shallow: Prior, num_layers: int) -> Prior:
-        """A network of the same weights, and further blocks behind them that change nothing yet."""
+        """A network of the same weights, and further blocks behind them that change nothing yet.
+
+        Raises:
+            ValueError: when it would not have more layers.
+        """
+        if num_layers <= shallow.config.num_layers:
+            raise ValueError(
+                f"num_layers: give more than the {shallow.config.num_layers} that there are, not "
+                f"{num_layers}"
+            )
         network = cls.from_config(shallow.config, num_layers=num_layers)
         network.load_state_dict(shallow.state_dict(), strict=False)
         for block in network.transformer.transformer_blocks[shallow.config.num_layers :]:
