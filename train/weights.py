@@ -54,11 +54,12 @@ def load_and_grow(
     grow: by argument, what gives a network the weights for another value, so that it still does
         what it did.
     """
-    network = load_network(name, source, {k: v for k, v in arguments.items() if k not in grow})
-    for argument in grow.keys() & arguments.keys():
-        if grows(argument, arguments[argument], network.config.get(argument)):
-            network = grow[argument](network, arguments[argument]).train()
-    check_made_with(network, source, arguments)
+    asked = {argument: value for argument, value in arguments.items() if argument in grow}
+    network = load_network(name, source, {k: v for k, v in arguments.items() if k not in asked})
+    for argument, value in asked.items():
+        if grows(argument, value, network.config.get(argument)):
+            network = grow[argument](network, value).train()
+    check_made_with(network, source, asked)
     return network
 
 
