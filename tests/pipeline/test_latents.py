@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from unclip import PrincipalComponents
+from unclip.pipeline import stages
 from unclip.pipeline.arguments import check_pictures
 from unclip.pipeline.directions import text_difference
 
@@ -145,6 +146,25 @@ def test_one_embedding_is_decoded_many_times(smooth):
     same = smooth.decode(z_img, x_T, num_images=2, seeds=0, clip_x_0=True, **SMALL)
     assert torch.equal(same.images[0], same.images[1])
     close(same.images[:1], many.images[2:])
+
+
+def test_the_frames_of_a_way_are_drawn_a_few_at_a_time(make_pipe, monkeypatch):
+    """What a way needs of memory does not grow with its frames, as in a call of the pipeline."""
+    pipe, batches = make_pipe(), {"decoder": [], "upsampler_256": []}
+    for stage, seen in batches.items():
+        pipe.components[stage].register_forward_pre_hook(
+            lambda _, inputs, seen=seen: seen.append(len(inputs[0]))
+        )
+    monkeypatch.setattr(stages, "PIXELS_AT_ONCE_ON_CPU", 3 * 256**2)
+    few = {f"{stage}_num_inference_steps": 1 for stage in batches}
+    settings = {"size": 256, "seeds": 1, "output_type": "pt", "guidance_scale": 1.0, **few}
+    z_img = F.normalize(torch.randn(5, 32, generator=torch.Generator().manual_seed(0)), dim=-1)
+    drawn = pipe.decode(z_img, **settings)
+    assert batches == {"decoder": [5], "upsampler_256": [3, 2]}
+    assert {side: len(x) for side, x in drawn.low_res.items()} == {64: 5}
+    every = pipe.decode(z_img, max_batch_size=5, **settings)
+    assert batches["upsampler_256"][2:] == [5]
+    close(every.images, drawn.images, atol=1e-4)
 
 
 # Ways between subjects

@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from unclip.pipeline import order
+from unclip.pipeline import stages
 from unclip.pipeline.arguments import STAGES
 
 # Of one picture of 1024 pixels by the tiny pipeline, guided in the decoder, at its default steps:
@@ -84,10 +84,8 @@ def test_without_guidance_the_decoder_does_half(make_pipe, work):
 
 @pytest.mark.parametrize("device, expected", [("cpu", [256, 16, 1]), ("cuda", [1024, 64, 4])])
 def test_a_cpu_draws_fewer_pixels_at_a_time(device, expected):
-    stages = {"decoder": 64, "upsampler_256": 256, "upsampler_1024": 1024}
-    asked = SimpleNamespace(stages=stages, max_batch_size=None)
-    found = [order.Order.at_once(asked, stage, torch.device(device)) for stage in stages]
-    assert found == expected
+    network = SimpleNamespace(modules=list, device=torch.device(device))
+    assert [stages.pictures_at_once(network, side) for side in (64, 256, 1024)] == expected
 
 
 def test_large_pictures_are_drawn_a_few_at_a_time(make_pipe, monkeypatch):
@@ -97,7 +95,7 @@ def test_large_pictures_are_drawn_a_few_at_a_time(make_pipe, monkeypatch):
         pipe.components[stage].register_forward_pre_hook(
             lambda _, inputs, seen=seen: seen.append(len(inputs[0]))
         )
-    monkeypatch.setattr(order, "PIXELS_AT_ONCE_ON_CPU", 3 * 256**2)
+    monkeypatch.setattr(stages, "PIXELS_AT_ONCE_ON_CPU", 3 * 256**2)
     settings = {"size": 256, "guidance_scale": 1.0, "num_prior_candidates": 1, "output_type": "pt"}
     exact = pipe("a red apple", num_images_per_prompt=5, seeds=1, **settings).images
     assert batches == {

@@ -85,6 +85,20 @@ def test_r7_no_file_is_written(tiny_model, tmp_path, monkeypatch, capsys):
     assert "decoder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_r30_lack_of_memory_for_latents_gives_advice(new_pipe, stage):
+    own = new_pipe()
+
+    def lack(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    own.components[stage].register_forward_pre_hook(lack)
+    steps = {f"{name}_num_inference_steps": 1 for name in STAGES}
+    z_img = torch.ones(2, own.decoder.config.embedding_dim)
+    with pytest.raises(torch.OutOfMemoryError, match=f"^{stage}: .*give max_batch_size=1"):
+        own.decode(z_img, size=1024, seeds=7, max_batch_size=2, **steps)
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_r30_lack_of_memory_gives_advice_and_passes(new_pipe, stage, figure):
     own = new_pipe()

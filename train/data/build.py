@@ -131,6 +131,7 @@ def drawing_dataset(stage: str, config: StageConfig, held_out: bool = False) -> 
         return UpsamplerDataset(data.source, data.size, crop, degradation, **common)
     look = {
         "plain_share": data.plain_share,
+        "pair_share": data.pair_share,
         "balance": data.balance,
         "loose_share": data.loose_share,
     }

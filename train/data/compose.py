@@ -14,7 +14,7 @@ from .captions import counted_phrase, make_caption, noun_phrase, on_background, 
 from .drawings import Drawing
 from .vocabulary import BACKGROUNDS, PLACE_WORDS
 
-SCENE_SHARES = {"colour": 0.35, "placed": 0.2, "pair": 0.25, "copies": 0.2}
+SCENE_SHARES = {"colour": 0.35, "placed": 0.2, "pair": 0.25, "copies": 0.2}  # of the composed
 MIN_CONTRAST = 90.0
 NAMED_BACKGROUND_SHARE = {"white": 0.1, "colour": 0.85}
 WHITE_SHARE = 0.35
@@ -40,13 +40,20 @@ class Scene:
 PLAIN = Scene("plain", ((0.0, 0.0, 1.0),))
 
 
-def random_scene(rng: np.random.Generator, plain_share: float) -> Scene:
-    """A scene on white: plain with probability plain_share, else one of SCENE_SHARES."""
+def random_scene(
+    rng: np.random.Generator, plain_share: float, pair_share: float = SCENE_SHARES["pair"]
+) -> Scene:
+    """A scene on white: plain with probability plain_share, else composed.
+
+    pair_share: of the composed; the other kinds keep their shares of what is left.
+    """
     draw = rng.random()
     if draw < plain_share:
         return PLAIN
     draw = (draw - plain_share) / (1.0 - plain_share)
-    kinds, ends = tuple(SCENE_SHARES), np.cumsum(list(SCENE_SHARES.values()))
+    others = (1.0 - pair_share) / (1.0 - SCENE_SHARES["pair"])
+    shares = {kind: others * share for kind, share in SCENE_SHARES.items()} | {"pair": pair_share}
+    kinds, ends = tuple(shares), np.cumsum(list(shares.values()))
     kind = kinds[min(int(np.searchsorted(ends, draw, side="right")), len(kinds) - 1)]
     if kind == "placed":
         return _placed(rng)

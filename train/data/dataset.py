@@ -18,6 +18,7 @@ from unclip_train.config import CHOICES
 
 from .compose import (
     PLAIN,
+    SCENE_SHARES,
     caption_scene,
     choose_background,
     mean_colour,
@@ -203,6 +204,7 @@ class DrawingDataset(Dataset):
         shared_only: only concepts that all three families draw, without People & Body.
         styles: of noto, twemoji, fluent, flat, icon; None for all.
         plain_share: share of single drawings on white.
+        pair_share: of the composed pictures, those of two things.
         loose_share: share of captions of single things that name it as a hurried user does.
         balance: "concept" shows each concept once an epoch; "drawing" shows each drawing once;
             "pair" shows each concept twice in a row, by two artists where there are two, so that a
@@ -227,9 +229,11 @@ class DrawingDataset(Dataset):
         cache: bool = True,
         cache_bytes: int = CACHE_BYTES,
         loose_share: float = 0.0,
+        pair_share: float = SCENE_SHARES["pair"],
     ):
-        _check_numbers(seed, plain_share=plain_share, loose_share=loose_share)
-        self.size, self.seed, self.plain_share = size, seed, plain_share
+        shares = {"plain_share": plain_share, "pair_share": pair_share}
+        _check_numbers(seed, loose_share=loose_share, **shares)
+        self.size, self.seed, self.scene_shares = size, seed, shares
         self.loose_share = loose_share
         self.drawings = training_drawings(folder, size, shared_only, styles, held_out)
         self.order = ConceptOrder(self.drawings, seed, balance)
@@ -243,7 +247,7 @@ class DrawingDataset(Dataset):
         position = checked_position(position)
         index = self.order[position]
         rng = stream(self.seed, _SAMPLE_STREAM, position)
-        scene = random_scene(rng, self.plain_share)
+        scene = random_scene(rng, **self.scene_shares)
         indices = [index]
         if scene.kind == "pair":
             indices.append(self.order.other(self.drawings[index].style, index, rng))

@@ -38,7 +38,7 @@ class Decoding:
         clip_prompt: what that score is of; prompt unless given.
         size: pixels a side, as in a call of the pipeline.
         seeds, generator: as in a call of the pipeline. One seed serves all frames of a path.
-        max_batch_size: pictures drawn at once; all unless given.
+        max_batch_size: pictures at a time, as in a call of the pipeline.
         output_type, return_dict: as in a call of the pipeline.
         callback_on_step_end, callback_on_step_end_tensor_inputs, interrupt: as in a call of the
             pipeline. Steps of inversion are not told of, but a cancelled call ends there too.

@@ -17,7 +17,7 @@ from unclip.pipeline.arguments import GUIDED
 from unclip.pipeline.call import Conditions, best_of, with_advice
 from unclip.pipeline.order import Order
 from unclip.pipeline.output import UnCLIPOutput, finished, settings_of
-from unclip.pipeline.stages import execution_device
+from unclip.pipeline.stages import pictures_at_once
 
 
 class Drawing:
@@ -51,10 +51,10 @@ class Drawing:
         """The conditions of the pictures that are kept, every stage's [B, 3, S, S], and scores."""
         drawn: list[Tensor] = []
         scores = None
-        for stage in order.stages:
+        for stage, side in order.stages.items():
             order.report.check()
-            device = execution_device(self.components[stage])
-            batches = conditions.batches(order.at_once(stage, device))
+            at_once = order.max_batch_size or pictures_at_once(self.components[stage], side)
+            batches = conditions.batches(at_once)
             drawn.append(torch.cat([self._draw_stage(stage, order, batch) for batch in batches]))
             if order.num_drawn > order.num_kept and stage == self._ranked_at(order):
                 scores = self._scores(drawn[-1], conditions.text)

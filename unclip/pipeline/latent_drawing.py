@@ -18,6 +18,7 @@ from unclip.diffusion.noise import child_generators
 from unclip.diffusion.schedulers import make_scheduler
 from unclip.models.decoder import Decoder
 from unclip.pipeline import arguments, decoding, stages
+from unclip.pipeline.call import with_advice
 from unclip.pipeline.clip_guidance import clip_guided
 from unclip.pipeline.decoding import Decoding
 from unclip.pipeline.output import UnCLIPOutput, finished
@@ -142,14 +143,18 @@ class LatentDrawing:
     def _draw_latents(
         self, latents: Latents, seeds: Sequence[int], chosen: Decoding
     ) -> LatentOutput | tuple:
-        """Decode latents and enlarge the pictures, some at a time."""
-        at_once = chosen.max_batch_size or len(seeds)
-        batches = []
-        for first in range(0, len(seeds), at_once):
-            rows = slice(first, first + at_once)
-            part = Latents(*(member[rows] for member in latents))
-            batches.append(self._draw_batch(part, seeds[rows], chosen))
-        drawn = [torch.cat(pictures) for pictures in zip(*batches, strict=True)]
+        """Decode latents and enlarge the pictures, as many at a time as a call of the pipeline."""
+        drawn: list[Tensor] = []
+        for name, side in arguments.check_size(chosen.size, self.components).items():
+            network = self.components[name]
+            at_once = chosen.max_batch_size or stages.pictures_at_once(network, side)
+            batches = []
+            for first in range(0, len(seeds), at_once):
+                rows = slice(first, first + at_once)
+                part = Latents(*(member[rows] for member in latents))
+                x_low = drawn[-1][rows] if drawn else None
+                batches.append(self._draw_batch(name, part, seeds[rows], chosen, x_low))
+            drawn.append(torch.cat(batches))
         *earlier, x = drawn
         if chosen.size < x.shape[-1]:
             x = F.interpolate(x, (chosen.size, chosen.size), mode="area")
@@ -164,8 +169,26 @@ class LatentDrawing:
         )
         return output if chosen.return_dict else output.to_tuple()
 
-    def _draw_batch(self, latents: Latents, seeds: Sequence[int], chosen: Decoding) -> list[Tensor]:
-        """The pictures [B, 3, S, S] of every stage that draws, in float32 on the CPU."""
+    def _draw_batch(
+        self,
+        name: str,
+        latents: Latents,
+        seeds: Sequence[int],
+        chosen: Decoding,
+        x_low: Tensor | None,
+    ) -> Tensor:
+        """What a stage makes of a batch, on the CPU; with advice where memory runs out."""
+
+        def draw() -> Tensor:
+            if x_low is None:
+                return self._decode(latents, seeds, chosen).float().cpu()
+            on_step = chosen.report.on_step(z_img=latents.z_img, x_low=x_low)
+            return self.upsample(x_low, seeds, name, chosen.steps(name), on_step).float().cpu()
+
+        return with_advice(draw, name, len(seeds), self.components[name].dtype)
+
+    def _decode(self, latents: Latents, seeds: Sequence[int], chosen: Decoding) -> Tensor:
+        """The decoder's pictures [B, 3, S, S]."""
         stage = self._ddim_stage(chosen, latents.z_img, latents.x_T)
         predict = self._predictor(stage, latents.z_img, chosen)
         if chosen.clip_guidance_scale:
@@ -174,13 +197,7 @@ class LatentDrawing:
             z_txt = z_txt.expand(len(seeds), -1)
             predict = clip_guided(stage, predict, clip, z_txt, chosen.clip_guidance_scale)
         generators = child_generators(list(seeds), "decoder eta")
-        x = stages.sample(stage, predict, latents.x_T.shape[1:], generators).clamp(-1, 1)
-        drawn = [x]
-        for name in list(arguments.check_size(chosen.size, self.components))[1:]:
-            on_step = chosen.report.on_step(z_img=latents.z_img, x_low=x)
-            x = self.upsample(x, seeds, name, chosen.steps(name), on_step)
-            drawn.append(x)
-        return [picture.float().cpu() for picture in drawn]
+        return stages.sample(stage, predict, latents.x_T.shape[1:], generators).clamp(-1, 1)
 
     def _latent_settings(self, chosen: Decoding) -> dict[str, Any]:
         """What was done, but for words, seeds and latents, in what JSON can hold."""

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from unclip.models.clip import NO_PICTURES, TextEncoding
@@ -18,11 +17,6 @@ from unclip.pipeline.arguments import GUIDED, STAGES, spread
 from unclip.pipeline.call import Report, check_report
 from unclip.pipeline.edits import Edit
 from unclip.pipeline.settings import StageSettings, check_latent_shapes, check_settings
-
-# Pixels of a stage that are drawn at a time; more would need memory without being quicker, on a CPU
-# sooner: its caches are small, and its allocator asks the system for every large block anew.
-PIXELS_AT_ONCE = 4 * 1024**2
-PIXELS_AT_ONCE_ON_CPU = 1024**2
 
 
 @dataclass(frozen=True)
@@ -51,11 +45,6 @@ class Order:
     def led(self) -> bool:
         """Whether pictures or embeddings take the place of the prior."""
         return bool(self.pictures) or self.embeddings is not None
-
-    def at_once(self, stage: str, device: torch.device) -> int:
-        """The pictures that a stage draws at a time: so many as are asked for, or fit the bound."""
-        pixels = PIXELS_AT_ONCE_ON_CPU if device.type == "cpu" else PIXELS_AT_ONCE
-        return self.max_batch_size or max(1, pixels // self.stages[stage] ** 2)
 
     @property
     def subjects(self) -> list[int]:

@@ -30,6 +30,11 @@ from unclip.models.prior_transformer import Prefix
 MAX_CHARACTERS_PER_TOKEN = 100  # of a caption too long to be counted to its end
 TOKENIZING = threading.Lock()  # a tokenizer keeps what it was last asked for
 
+# Pixels of a stage that are drawn at a time; more would need memory without being quicker, on a CPU
+# sooner: its caches are small, and its allocator asks the system for every large block anew.
+PIXELS_AT_ONCE = 4 * 1024**2
+PIXELS_AT_ONCE_ON_CPU = 1024**2
+
 logger = logging.getLogger("unclip")
 
 
@@ -288,6 +293,12 @@ def initial_noise(name: str, shape: tuple[int, ...], seeds: Sequence[int]) -> Te
 def candidate_streams(name: str, num_candidates: int) -> list[str]:
     """The stream of noise of each candidate of the prior."""
     return [name, *(f"{name} {number}" for number in range(1, num_candidates))]
+
+
+def pictures_at_once(network: nn.Module, side: int) -> int:
+    """How many pictures of a side a stage draws at a time: as many as the bound on pixels holds."""
+    on_cpu = execution_device(network).type == "cpu"
+    return max(1, (PIXELS_AT_ONCE_ON_CPU if on_cpu else PIXELS_AT_ONCE) // side**2)
 
 
 def execution_device(network: nn.Module) -> torch.device:

@@ -70,6 +70,16 @@ def test_share_of_plain_scenes():
     assert PLAIN not in [random_scene(rng, 0.0) for _ in range(50)]
 
 
+def test_share_of_pairs_among_composed_scenes():
+    rng = np.random.default_rng(0)
+    kinds = [random_scene(rng, 0.5, pair_share=0.8).kind for _ in range(4000)]
+    assert abs(kinds.count("plain") / 4000 - 0.5) < 0.03
+    assert abs(kinds.count("pair") / 2000 - 0.8) < 0.06
+    assert kinds.count("colour") > kinds.count("placed") > 0 < kinds.count("copies")
+    assert {random_scene(rng, 0.0, pair_share=1.0).kind for _ in range(50)} == {"pair"}
+    assert "pair" not in {random_scene(rng, 0.0, pair_share=0.0).kind for _ in range(50)}
+
+
 def test_boxes_stay_inside():
     rng = np.random.default_rng(0)
     for _ in range(2000):
