@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unclip_train.config import ConfigError, StageConfig
+from unclip_train.config import ConfigError, DecoderConfig, StageConfig
 from unclip_train.data.drawings import STYLES
 from unclip_train.data.embeddings import clip_folder, read_manifest
 from unclip_train.data.sources.opening import HUB, kind_of
@@ -60,7 +60,17 @@ def check_config(stage: str, config: StageConfig) -> None:
         check_sizes(stage, config, towers)
     if hasattr(config, "lora") and config.lora.rank and not config.init:
         raise ConfigError("lora.rank: LoRA changes trained weights; give init=")
+    if stage == "decoder" and config.prior_share:
+        check_prior_share(config)
     check_output(config.output)
+
+
+def check_prior_share(config: DecoderConfig) -> None:
+    """Refuse samples led by a prior where there is none, or where no sample is led by it."""
+    if not config.prior:
+        raise ConfigError("prior_share: it takes a trained prior to lead samples; give prior=")
+    if config.distill.teacher:
+        raise ConfigError("prior_share: distillation shows the pictures' own z_img; leave it at 0")
 
 
 def check_data(stage: str, config: StageConfig) -> None:

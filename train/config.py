@@ -166,13 +166,14 @@ class DecoderConfig(StageConfig):
     drop_text: float = 0.5  # DALL-E 2, section 2.1
     drop_z_img: float = 0.1  # DALL-E 2, section 2.1
     z_img_noise: float = 0.0  # largest length of the noise added to z_img, itself of length 1
+    prior_share: float = 0.0  # of samples that are led by what prior= draws of their caption
     vlb_weight: float = 0.001  # of L_vlb where the variance is learned
     max_loss_weight: float = 400.0  # of an x_0 prediction at little noise, in x_0_loss_as_v
     min_snr_gamma: float = 0.0  # 0: every timestep weighs the same
     timestep_std: float = 0.0  # of logit-normal timesteps; 0: all are equally frequent
     timestep_mean: float = 0.0  # of the same; above 0 prefers much noise
     prompts: list[str] | None = None  # drawn in previews
-    prior: str | None = None  # trained, to lead them; without it the caption alone does
+    prior: str | None = None  # trained, to lead these and prior_share; else captions do alone
     distill: DistillConfig = field(default_factory=DistillConfig)
 
 
@@ -249,6 +250,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "drop_text": (0, 1),
     "drop_z_img": (0, 1),
     "z_img_noise": (0, 10),
+    "prior_share": (0, 1),
     "substeps": (1, 999),
     "guidance": (0, 100),
     "vlb_weight": (0, math.inf),

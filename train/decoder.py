@@ -22,8 +22,9 @@ from unclip.diffusion.schedule import make_schedule
 from unclip.diffusion.schedulers import make_scheduler
 from unclip.models.clip import CLIP, TextEncoding
 from unclip.models.decoder import Decoder, known_part
-from unclip_train.conditions import PlainEmbeddings, image_embeddings
-from unclip_train.config import DecoderConfig
+from unclip.models.prior import Prior
+from unclip_train.conditions import PlainEmbeddings, image_embeddings, led_by_prior
+from unclip_train.config import ConfigError, DecoderConfig
 from unclip_train.data.dataset import DrawingDataset
 from unclip_train.data.loader import to_unit_range
 from unclip_train.draws import (
@@ -37,7 +38,7 @@ from unclip_train.lora import add_lora, save_lora
 from unclip_train.networks import build_network
 from unclip_train.previews import USUAL, DecoderPreviews, Sampling, picture_grid
 from unclip_train.validation import generators_of, mean_by_timestep, spread_timesteps
-from unclip_train.weights import check_clip_fits, load_and_grow, load_clip
+from unclip_train.weights import check_clip_fits, load_and_grow, load_clip, load_network
 
 
 class DecoderStage:
@@ -50,6 +51,7 @@ class DecoderStage:
         preview_batch: pictures whose own embeddings are drawn in previews.
         previews: draws config.prompts, where there are any.
         kept: embeddings of pictures that are shown again and again.
+        prior: that leads config.prior_share of the samples.
     """
 
     name = "decoder"
@@ -62,11 +64,13 @@ class DecoderStage:
         preview_batch: dict,
         previews: DecoderPreviews | None = None,
         kept: PlainEmbeddings | None = None,
+        prior: Prior | None = None,
     ):
         self.network = network
         self.clip = clip.requires_grad_(False).eval()
         self.config, self.lora = config, config.lora
         self.preview_batch, self.previews, self.kept = preview_batch, previews, kept
+        self.prior = prior
         self.schedule = make_schedule(network.config.schedule, network.config.num_train_timesteps)
 
     def loss(
@@ -81,6 +85,9 @@ class DecoderStage:
         x_0, z_img, text = self.conditions(network, batch, captions)
         if self.config.z_img_noise:
             z_img = noised_z_img(z_img, self.config.z_img_noise, generators)
+        if self.config.prior_share:
+            share, told = self.config.prior_share, batch["caption"]
+            z_img = led_by_prior(self.prior, self.clip, z_img, told, share, generators)
         mean, std = self.config.timestep_mean, self.config.timestep_std
         t = draw_timesteps(self.schedule.num_steps, generators, x_0.device, mean, std)
         no_z_img = no_z_img.to(x_0.device)
@@ -194,6 +201,24 @@ def make_stage(
 ) -> DecoderStage:
     """A decoder as the config describes it, beside the CLIP that conditions it."""
     clip = load_clip(config.clip)
-    previews = DecoderPreviews(config.prompts, config.prior) if config.prompts else None
+    prior = load_prior(config, clip) if config.prior else None
+    previews = DecoderPreviews(config.prompts, prior) if config.prompts else None
     kept = PlainEmbeddings(clip, dataset) if isinstance(dataset, DrawingDataset) else None
-    return DecoderStage(make_network(config, clip), clip, config, preview_batch, previews, kept)
+    network = make_network(config, clip)
+    return DecoderStage(network, clip, config, preview_batch, previews, kept, prior)
+
+
+def load_prior(config: DecoderConfig, clip: CLIP) -> Prior:
+    """The trained prior beside a decoder, which stays as it is.
+
+    Raises:
+        ConfigError: when it does not draw the embeddings of this CLIP.
+    """
+    prior = load_network("prior", config.prior, {}, "prior").requires_grad_(False).eval()
+    for name, ours in (("embedding_dim", clip.embedding_dim), ("context", clip.context)):
+        if prior.config[name] != ours:
+            raise ConfigError(
+                f"prior: {config.prior} has {name} {prior.config[name]}, but clip={config.clip} "
+                f"has {ours}"
+            )
+    return prior

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict
 
-from unclip_train.config import PriorConfig, StageConfig, UpsamplerConfig
+from unclip_train.config import DecoderConfig, PriorConfig, StageConfig, UpsamplerConfig
 
 # Lengths, bookkeeping, and what changes how fast a run learns but not what.
 FREE_OF_RUN = (
@@ -18,12 +18,13 @@ FREE_OF_DATA = ("workers", "cache_gb", "index", "max_bad_share", "validation")
 FREE_OF_STAGE = ("output", "init", "prompts", "prior", "decoder")
 # Keys younger than some runs: they count where they are not at their defaults.
 YOUNG_OF_DATA = (
-    "loose_share",
+    *("loose_share", "pair_share"),
     *("framing", "flip", "embeddings", "image_column", "caption_column", "split", "subset"),
     *("revision", "streaming", "shuffle_window", "min_side", "max_pixels", "leave_out"),
     "validation_share",
 )
 YOUNG_OF_STAGE: dict[type, tuple[str, ...]] = {
+    DecoderConfig: ("prior_share",),
     PriorConfig: ("noise_levels", "analogies", "style_strength"),
     UpsamplerConfig: ("loss_power", "timestep_std", "timestep_mean"),
 }
@@ -33,7 +34,8 @@ def config_hash(config: StageConfig) -> str:
     """A short name for all that decides what a run learns."""
     facts = asdict(config)
     for key in FREE_OF_STAGE:
-        facts.pop(key, None)
+        if key != "prior" or not facts.get("prior_share"):
+            facts.pop(key, None)
     for key in YOUNG_OF_STAGE.get(type(config), ()):
         if facts[key] == getattr(type(config), key):
             facts.pop(key)

@@ -18,12 +18,12 @@ from unclip.models.clip import CLIP, TextEncoding
 from unclip.models.decoder import Decoder
 from unclip.models.prior import Prior
 from unclip.pipeline.schedulers import scheduler_for
-from unclip.pipeline.stages import Stage, sample_decoder, sample_prior
+from unclip.pipeline.stages import Stage, sample_decoder
+from unclip_train.conditions import draw_embeddings
 from unclip_train.data.loader import collate, to_unit_range
 from unclip_train.weights import load_network
 
 NUM_SEEDS = 8  # pictures of each prompt
-PRIOR_STEPS = 10
 POOL = 256  # held-out pictures among which the nearest are sought
 
 
@@ -41,12 +41,6 @@ def picture_grid(rows: list[Tensor]) -> Image.Image:
     """Batches [B, 3, S, S] in [-1, 1], one a row, as a single picture."""
     pixels = rearrange(torch.stack(rows).float().cpu(), "r b c h w -> (r h) (b w) c")
     return Image.fromarray(((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().numpy())
-
-
-def draw_embeddings(prior: nn.Module, text: TextEncoding, seeds: list[int]) -> Tensor:
-    """z_img [B, D] that a prior draws of captions, without guidance, in a few steps."""
-    stage = Stage("prior", prior, scheduler_for(prior, "ddpm"), PRIOR_STEPS)
-    return sample_prior(stage, text, text, seeds, 1.0, 1)
 
 
 def draw_pictures(
@@ -70,13 +64,11 @@ class DecoderPreviews:
 
     Args:
         prompts: captions.
-        prior: folder of a trained one, whose embeddings lead the decoder; without it the captions
-            alone do.
+        prior: a trained one, whose embeddings lead the decoder; without it the captions alone do.
     """
 
-    def __init__(self, prompts: list[str], prior: str | None):
-        self.prompts = prompts
-        self.prior: Prior | None = load_network("prior", prior, {}, "prior") if prior else None
+    def __init__(self, prompts: list[str], prior: Prior | None):
+        self.prompts, self.prior = prompts, prior
 
     def rows(self, clip: CLIP, decoder: nn.Module, sampling: Sampling = USUAL) -> list[Tensor]:
         """[NUM_SEEDS, 3, S, S] of each prompt."""
@@ -84,7 +76,7 @@ class DecoderPreviews:
         for prompt in self.prompts:
             text, z_img = clip.encode_text([prompt]).expand(NUM_SEEDS), None
             if self.prior is not None:
-                z_img = draw_embeddings(self.prior.to(text.z_txt.device).eval(), text, seeds)
+                z_img = draw_embeddings(self.prior.to(text.z_txt.device), text, seeds)
             rows.append(draw_pictures(decoder, clip, text, z_img, seeds, sampling))
         return rows
 
