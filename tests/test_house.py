@@ -34,6 +34,7 @@ HEAVY = {"torch", "diffusers", "transformers", "accelerate"}
 USERS_OF_THE_PIPELINE = [
     "unclip_train.assembly",  # it puts trained stages together
     "unclip_train.weights",  # it begins from whatever the pipeline can read
+    "unclip_train.leading",  # embeddings are drawn as the pipeline draws them
     "unclip_train.previews",  # they are drawn as the pipeline draws
 ]
 TRAINING = [

@@ -5,21 +5,14 @@ Shapes: B batch, S pixels a side, D embedding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from unclip.diffusion.guidance import drop_mask
-from unclip.models.clip import CLIP, TextEncoding
-from unclip.models.prior import Prior
-from unclip.pipeline.schedulers import scheduler_for
-from unclip.pipeline.stages import Stage, sample_prior
+from unclip.models.clip import CLIP
 from unclip_train.data.dataset import DrawingDataset
 from unclip_train.data.loader import to_unit_range
 
 GROUP = 16  # drawings that are embedded together
-PRIOR_STEPS = 10
 
 
 class PlainEmbeddings:
@@ -69,33 +62,3 @@ def image_embeddings(
         x = to_unit_range(batch["image"][others], device)
         found |= dict(zip(others, clip.encode_image(x), strict=True))
     return torch.stack([found[row] for row in range(len(batch["image"]))])
-
-
-def draw_embeddings(prior: Prior, text: TextEncoding, seeds: list[int]) -> Tensor:
-    """z_img [B, D] that a prior draws of captions, without guidance, in a few steps."""
-    stage = Stage("prior", prior, scheduler_for(prior, "ddpm"), PRIOR_STEPS)
-    return sample_prior(stage, text, text, seeds, 1.0, 1)
-
-
-@torch.no_grad()
-def led_by_prior(
-    prior: Prior,
-    clip: CLIP,
-    z_img: Tensor,
-    captions: Sequence[str],
-    share: float,
-    generators: Sequence[torch.Generator],
-) -> Tensor:
-    """z_img [B, D], a share of them replaced by what a prior draws of the same captions.
-
-    A decoder is led by those when it is used, and learns here how far they are to be trusted
-    beside the caption.
-    """
-    rows = drop_mask(share, generators).nonzero().flatten().tolist()
-    if not rows:
-        return z_img
-    seeds = [int(torch.randint(2**31, (), generator=generators[row])) for row in rows]
-    text = clip.encode_text([captions[row] for row in rows])
-    led = z_img.clone()
-    led[rows] = draw_embeddings(prior.to(z_img.device), text, seeds).to(z_img)
-    return led

@@ -23,8 +23,8 @@ from unclip.diffusion.schedulers import make_scheduler
 from unclip.models.clip import CLIP, TextEncoding
 from unclip.models.decoder import Decoder, known_part
 from unclip.models.prior import Prior
-from unclip_train.conditions import PlainEmbeddings, image_embeddings, led_by_prior
-from unclip_train.config import ConfigError, DecoderConfig
+from unclip_train.conditions import PlainEmbeddings, image_embeddings
+from unclip_train.config import DecoderConfig
 from unclip_train.data.dataset import DrawingDataset
 from unclip_train.data.loader import to_unit_range
 from unclip_train.draws import (
@@ -34,11 +34,12 @@ from unclip_train.draws import (
     drop_captions,
     noised_z_img,
 )
+from unclip_train.leading import led_by_prior, load_prior
 from unclip_train.lora import add_lora, save_lora
 from unclip_train.networks import build_network
 from unclip_train.previews import USUAL, DecoderPreviews, Sampling, picture_grid
 from unclip_train.validation import generators_of, mean_by_timestep, spread_timesteps
-from unclip_train.weights import check_clip_fits, load_and_grow, load_clip, load_network
+from unclip_train.weights import check_clip_fits, load_and_grow, load_clip
 
 
 class DecoderStage:
@@ -201,24 +202,8 @@ def make_stage(
 ) -> DecoderStage:
     """A decoder as the config describes it, beside the CLIP that conditions it."""
     clip = load_clip(config.clip)
-    prior = load_prior(config, clip) if config.prior else None
+    prior = load_prior(config.prior, clip) if config.prior else None
     previews = DecoderPreviews(config.prompts, prior) if config.prompts else None
     kept = PlainEmbeddings(clip, dataset) if isinstance(dataset, DrawingDataset) else None
     network = make_network(config, clip)
     return DecoderStage(network, clip, config, preview_batch, previews, kept, prior)
-
-
-def load_prior(config: DecoderConfig, clip: CLIP) -> Prior:
-    """The trained prior beside a decoder, which stays as it is.
-
-    Raises:
-        ConfigError: when it does not draw the embeddings of this CLIP.
-    """
-    prior = load_network("prior", config.prior, {}, "prior").requires_grad_(False).eval()
-    for name, ours in (("embedding_dim", clip.embedding_dim), ("context", clip.context)):
-        if prior.config[name] != ours:
-            raise ConfigError(
-                f"prior: {config.prior} has {name} {prior.config[name]}, but clip={config.clip} "
-                f"has {ours}"
-            )
-    return prior

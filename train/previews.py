@@ -19,8 +19,8 @@ from unclip.models.decoder import Decoder
 from unclip.models.prior import Prior
 from unclip.pipeline.schedulers import scheduler_for
 from unclip.pipeline.stages import Stage, sample_decoder
-from unclip_train.conditions import draw_embeddings
 from unclip_train.data.loader import collate, to_unit_range
+from unclip_train.leading import draw_embeddings
 from unclip_train.weights import load_network
 
 NUM_SEEDS = 8  # pictures of each prompt

@@ -21,11 +21,12 @@ from unclip.metrics.similarity import prior_cosines
 from unclip.models.clip import CLIP, TextEncoding
 from unclip.models.prior import Prior
 from unclip.models.prior_transformer import Prefix
-from unclip_train.conditions import PlainEmbeddings, draw_embeddings, image_embeddings
+from unclip_train.conditions import PlainEmbeddings, image_embeddings
 from unclip_train.config import ConfigError, PriorConfig
 from unclip_train.data.dataset import DrawingDataset
 from unclip_train.data.loader import collate, to_unit_range
 from unclip_train.draws import draw_noise_like, draw_timesteps, drop_captions
+from unclip_train.leading import draw_embeddings
 from unclip_train.lora import add_lora, save_lora
 from unclip_train.networks import build_network
 from unclip_train.previews import PriorPreviews

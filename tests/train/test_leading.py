@@ -6,10 +6,11 @@ import torch
 from unclip.diffusion.noise import child_generators
 from unclip_train.checks import check_config
 from unclip_train.cli import make_stage
-from unclip_train.conditions import draw_embeddings, image_embeddings, led_by_prior
+from unclip_train.conditions import image_embeddings
 from unclip_train.config import ConfigError
 from unclip_train.data.loader import collate
 from unclip_train.identity import config_hash
+from unclip_train.leading import draw_embeddings, led_by_prior
 
 CPU = torch.device("cpu")
 CAPTIONS = [f"a {colour} ring" for colour in ("red", "green", "blue", "black")] * 8
@@ -87,7 +88,7 @@ def test_a_prior_of_another_clip_is_refused(tiny_config, tiny_clip, prior):
     other = Prior.from_pretrained(prior)
     Prior(**{**arguments_of(other), "context": other.config.context + 1}).save_pretrained(prior)
     words = [f"clip={tiny_clip}", f"prior={prior}", "prior_share=0.5"]
-    with pytest.raises(ConfigError, match=r"prior: .* has context \d+, but clip=.* has \d+"):
+    with pytest.raises(ConfigError, match=r"prior: .* has context \d+, but the CLIP has \d+"):
         make_stage("decoder", tiny_config("decoder", *words))
 
 
