@@ -166,7 +166,7 @@ class DecoderConfig(StageConfig):
     drop_text: float = 0.5  # DALL-E 2, section 2.1
     drop_z_img: float = 0.1  # DALL-E 2, section 2.1
     z_img_noise: float = 0.0  # largest length of the noise added to z_img, itself of length 1
-    prior_share: float = 0.0  # of samples that are led by what prior= draws of their caption
+    prior_share: float = 0.0  # of samples, not of single drawings, led by what prior= draws
     vlb_weight: float = 0.001  # of L_vlb where the variance is learned
     max_loss_weight: float = 400.0  # of an x_0 prediction at little noise, in x_0_loss_as_v
     min_snr_gamma: float = 0.0  # 0: every timestep weighs the same

@@ -87,8 +87,8 @@ class DecoderStage:
         if self.config.z_img_noise:
             z_img = noised_z_img(z_img, self.config.z_img_noise, generators)
         if self.config.prior_share:
-            share, told = self.config.prior_share, batch["caption"]
-            z_img = led_by_prior(self.prior, self.clip, z_img, told, share, generators)
+            share = self.config.prior_share
+            z_img = led_by_prior(self.prior, self.clip, z_img, batch, share, generators)
         mean, std = self.config.timestep_mean, self.config.timestep_std
         t = draw_timesteps(self.schedule.num_steps, generators, x_0.device, mean, std)
         no_z_img = no_z_img.to(x_0.device)

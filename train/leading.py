@@ -47,20 +47,23 @@ def led_by_prior(
     prior: Prior,
     clip: CLIP,
     z_img: Tensor,
-    captions: Sequence[str],
+    batch: dict,
     share: float,
     generators: Sequence[torch.Generator],
 ) -> Tensor:
-    """z_img [B, D], a share of them replaced by what a prior draws of the same captions.
+    """z_img [B, D] of a batch, a share replaced by what a prior draws of the same captions.
 
     A decoder is led by those when it is used, and learns here how far they are to be trusted
-    beside the caption.
+    beside the caption. Drawings that stand single keep their own, which say all of them: a
+    decoder that trusts those less loses their styles (docs/emoji-model.md).
     """
-    rows = drop_mask(share, generators).nonzero().flatten().tolist()
+    plain = batch.get("plain", [""] * len(z_img))
+    chosen = drop_mask(share, generators).nonzero().flatten().tolist()
+    rows = [row for row in chosen if not plain[row]]
     if not rows:
         return z_img
     seeds = [int(torch.randint(2**31, (), generator=generators[row])) for row in rows]
-    text = clip.encode_text([captions[row] for row in rows])
+    text = clip.encode_text([batch["caption"][row] for row in rows])
     led = z_img.clone()
     led[rows] = draw_embeddings(prior.to(z_img.device), text, seeds).to(z_img)
     return led

@@ -28,17 +28,19 @@ def prior(tiny_config, tiny_clip, tmp_path):
 def led(tiny_config, tiny_clip, prior):
     """A decoder's stage, all of whose samples a prior leads, and its data."""
     words = [f"clip={tiny_clip}", f"prior={prior}", "prior_share=1.0", "drop_z_img=0.0"]
-    return make_stage("decoder", tiny_config("decoder", *words, "z_img_noise=0.0"))
+    return make_stage(
+        "decoder", tiny_config("decoder", *words, "z_img_noise=0.0", "data.plain_share=0.0")
+    )
 
 
 def test_a_share_is_drawn_of_the_captions(led):
     stage, _ = led
     z_img = torch.randn(32, stage.clip.embedding_dim)
 
-    def lead(share, rows=slice(None)):
+    def lead(share, rows=slice(None), **more):
         generators = child_generators(list(range(32)), "led")[rows]
-        captions = CAPTIONS[rows]
-        return led_by_prior(stage.prior, stage.clip, z_img[rows], captions, share, generators)
+        batch = {"caption": CAPTIONS[rows], **more}
+        return led_by_prior(stage.prior, stage.clip, z_img[rows], batch, share, generators)
 
     assert torch.equal(lead(0.0), z_img)
     half, every = lead(0.5), lead(1.0)
@@ -46,11 +48,14 @@ def test_a_share_is_drawn_of_the_captions(led):
     assert 8 < changed.sum() < 24 and (every != z_img).any(dim=1).all()
     assert torch.allclose(half[changed], every[changed], atol=1e-5)
     assert torch.allclose(lead(1.0, slice(5, 7)), every[5:7], atol=1e-5)  # of any batch
+    single = lead(1.0, slice(0, 4), plain=["", "noto/ring", "", "flat/ring"])
+    assert [bool((a != b).any()) for a, b in zip(single, z_img[:4], strict=True)] == [1, 0, 1, 0]
 
 
 def test_the_decoder_is_led_by_the_prior_and_not_by_the_picture(led, monkeypatch):
     stage, dataset = led
     batch = collate([dataset[position] for position in range(6)])
+    assert not any(batch["plain"])
     generators = child_generators(batch["position"], "told")
     told = []
     forward = stage.network.forward
