@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from unclip_train.config import ConfigError, StageConfig
 from unclip_train.data.build import captions_of, make_dataset, make_held_out
 from unclip_train.data.loader import collate
 from unclip_train.engine import list_decays
+from unclip_train.leading import load_prior
 from unclip_train.processes import known_precision
 from unclip_train.weights import load_clip
 
@@ -80,7 +82,9 @@ def blank_stage(name: str, config: StageConfig, dataset, batch: dict):
         network = module.make_network(config, encoder)
     if name == "prior":
         return prior.PriorStage(network, encoder, config)
-    return decoder.DecoderStage(network, encoder, config, batch)
+    if config.prior:  # it must fit; what it draws keeps nothing for gradients, and is not counted
+        load_prior(config.prior, encoder)
+    return decoder.DecoderStage(network, encoder, replace(config, prior_share=0.0), batch)
 
 
 def check_embeddings(encoder: nn.Module, batch: dict) -> None:

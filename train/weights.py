@@ -81,7 +81,8 @@ def check_made_with(network: nn.Module, source: str, arguments: dict[str, Any]) 
 
 def with_arguments(network: nn.Module, changed: dict[str, Any]) -> nn.Module:
     """The same weights in a network with some other arguments, of WEIGHTLESS."""
-    other = type(network).from_config(network.config, **changed)
+    with next(network.parameters()).device:  # a dry run makes all others without values
+        other = type(network).from_config(network.config, **changed)
     other.load_state_dict(network.state_dict())
     return other.train()
 

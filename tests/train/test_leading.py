@@ -9,6 +9,7 @@ from unclip_train.cli import make_stage
 from unclip_train.conditions import image_embeddings
 from unclip_train.config import ConfigError
 from unclip_train.data.loader import collate
+from unclip_train.dry_run import dry_run
 from unclip_train.identity import config_hash
 from unclip_train.leading import draw_embeddings, led_by_prior
 
@@ -85,6 +86,18 @@ def test_faults_name_the_key(tiny_config, tiny_clip, prior, tmp_path):
         tiny_config("decoder", f"clip={tiny_clip}", "prior_share=1.5")
     with pytest.raises(ConfigError, match="prior: cannot read"):
         make_stage("decoder", tiny_config("decoder", *words, f"prior={tmp_path / 'none'}"))
+
+
+def test_a_dry_run_reads_the_prior(tiny_config, tiny_clip, prior, tmp_path, recwarn):
+    stage, dataset = make_stage("decoder", tiny_config("decoder", f"clip={tiny_clip}"))
+    stage.network.save_pretrained(tmp_path / "before")
+    words = [f"clip={tiny_clip}", f"init={tmp_path / 'before'}", "network.dropout=0.5"]
+    words += [f"prior={prior}", "prior_share=0.5"]
+    found = dry_run("decoder", tiny_config("decoder", *words))
+    assert any(line.startswith("memory: about") for line in found)
+    assert not [w for w in recwarn if "no-op" in str(w.message)]  # weights read into nothing
+    with pytest.raises(ConfigError, match="prior: cannot read"):
+        dry_run("decoder", tiny_config("decoder", *words, f"prior={tmp_path / 'none'}"))
 
 
 def test_a_prior_of_another_clip_is_refused(tiny_config, tiny_clip, prior):
