@@ -126,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
     request = read_request(args, cells)
     if cells is not None:
         return run_plot(request, args, cells, columns)
-    mine = own_share(len(request.prompts))
+    mine = own_share(request.units)
     if is_shared() and args.output is None:
         raise RequestError("--output: give it where several processes share the pictures")
     paths = plan_outputs(args.output, len(request.prompts), args.overwrite, mine)
@@ -155,7 +155,9 @@ def run_plot(
     images = []
     for rows in request.batches(range(len(cells)), args.batch_size):
         images += call(pipe, request, rows, args).images
-    sheet = contact_sheet(images, [plots.label(args, cell) for cell in cells], args.cell, columns)
+    sheet = contact_sheet(
+        images, [plots.label(args, cell) for cell in cells], cells[0].cell, columns
+    )
     made = {"prompt": request.prompts[0], "seed": request.seeds[0], "plot": [args.x, args.y]}
     record = None if args.no_metadata else {**made, **model_facts(folder, request, args)}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,9 @@ import math
 import re
 
 from unclip_sample import latent_words
-from unclip_sample.latent_words import given, whole, word
+from unclip_sample.latent_words import given, word
 from unclip_sample.request import RequestError, read_record
+from unclip_sample.words import whole
 
 EDITS = ("inpaint", "outpaint", "image_to_image", "upscale")
 # Options that speak of some edits only, with those that they go with.
@@ -22,11 +23,12 @@ OWN_OPTIONS = {
     "tile": ("upscale",),
     "tile_overlap": ("upscale",),
 }
-NOT_WITH_ANY = ("image", "prompts")
+NOT_WITH_ANY = ("image", "prompts", "best_of", "x", "y", "cell")
 # What changes nothing where the upsamplers alone draw.
 NOT_WITH_UPSCALE = (
-    *("prompt", "negative_prompt", "guidance", "prior_guidance"),
-    *("steps", "prior_steps", "scheduler"),
+    *("prompt", "negative_prompt", "prior_negative_prompt", "guidance", "prior_guidance"),
+    *("guidance_interval", "guidance_rescale", "dynamic_threshold", "reuse", "candidates"),
+    *("steps", "prior_steps", "scheduler", "prior_scheduler"),
 )
 
 
@@ -131,6 +133,11 @@ def how_it_was_made(edit: object) -> str:
     kind = edit.get("kind")
     if kind not in EDITS:
         return "the record's edit is damaged"
-    words = f"{word(kind)} {edit.get('picture')}"
-    words += f" --mask {edit['mask']}" if edit.get("mask") else ""
+    if edit.get("picture") is None:  # a server's: what is uploaded need have no name
+        words = (
+            f"{word(kind)} with the picture that was uploaded, --mask with its mask if it had one"
+        )
+    else:
+        words = f"{word(kind)} {edit['picture']}"
+        words += f" --mask {edit['mask']}" if edit.get("mask") else ""
     return f"this picture was made of another, which it does not hold: add {words}"

@@ -11,7 +11,7 @@ number that runs through all pictures of a set:
     samples/a green bench and a blue bowl_000000.png
 
 Both are written a prompt at a time, whole, and passed over where they are there already, so that a
-stopped export goes on when it is called again.
+stopped export goes on when it is called again, with the same settings.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Draw = Callable[[int, str], "Sequence[Image.Image]"]  # number and text of a prompt -> its pictures
 MAX_METADATA_BYTES = 64 << 20
 MAX_NAME_BYTES = 255  # of a file, on most file systems
+NOTE = ".unclip-export.json"  # of the settings; the benchmarks pass it over
 
 
 def read_geneval_prompts(path: Path) -> list[dict[str, Any]]:
@@ -43,7 +44,7 @@ def read_geneval_prompts(path: Path) -> list[dict[str, Any]]:
     try:
         if path.stat().st_size > MAX_METADATA_BYTES:
             raise RequestError(f"{path} is larger than {MAX_METADATA_BYTES >> 20} MiB")
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8").split("\n")
     except OSError as error:
         raise RequestError(f"cannot read {path} ({error.strerror})") from None
     except UnicodeDecodeError:
@@ -90,6 +91,30 @@ def write_geneval(folder: Path, rows: Sequence[Mapping[str, Any]], draw: Draw) -
             shutil.rmtree(staged, ignore_errors=True)
         num_drawn += 1
     return num_drawn
+
+
+def check_same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Note in a new folder what its pictures are drawn with; go on in one that agrees.
+
+    Raises:
+        RequestError: naming the first setting that another export here had otherwise.
+    """
+    note = folder / NOTE
+    folder.mkdir(parents=True, exist_ok=True)
+    if not note.exists():
+        note.write_text(json.dumps(settings) + "\n", "utf-8")
+        return
+    try:
+        before = json.loads(note.read_text("utf-8"))
+        changed = [name for name in settings if before.get(name) != settings[name]]
+    except (OSError, ValueError, AttributeError):
+        raise RequestError(f"{note} is damaged; name another folder") from None
+    if changed:
+        name = changed[0]
+        raise RequestError(
+            f"--{name.replace('_', '-')}: {folder} holds pictures of {before.get(name)}, not of "
+            f"{settings[name]}; name another folder"
+        )
 
 
 def check_same_prompt(place: Path, row: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unclip_sample.outputs import OutputError, check_writable
 from unclip_sample.writing import write_whole
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 VERSION = 2
+MAX_HEAD_BYTES = 1 << 16
 SAVE_EVERY = 500  # pictures at least, so that a long look that is stopped goes on from there
 
 Stamp = tuple[int, int]  # size in bytes, modification time in nanoseconds
@@ -86,18 +88,43 @@ def default_path(folder: Path, viewer: Viewer) -> Path:
     return Path(home, "unclip", "index", f"{key}-{viewer.name}.safetensors")
 
 
+def check_place(path: Path) -> None:
+    """Refuse a place where an index cannot be written, or where another file would be lost.
+
+    Raises:
+        OutputError: naming --index.
+    """
+    check_writable(path.parent, "--index")
+    if path.is_dir():
+        raise OutputError(f"--index: {path} is a folder; name a file in it")
+    if path.exists() and not is_index(path):
+        raise OutputError(f"--index: {path} is no index of pictures; name another file")
+
+
+def is_index(path: Path) -> bool:
+    """Whether a file is an index, though it be cut short or empty, by what its head names."""
+    with path.open("rb") as file:
+        head = file.read(8)
+        try:
+            named = json.loads(file.read(min(int.from_bytes(head, "little"), MAX_HEAD_BYTES)))
+        except ValueError:
+            return not head
+    return isinstance(named, dict) and named.keys() - {"__metadata__"} == {"z", "json"}
+
+
 def update(
-    path: Path,
+    path: Path | None,
     folder: Path,
     viewer: Viewer,
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> tuple[Index, Report]:
     """The index of a folder as it is now; only what is new or changed is looked at.
 
-    path: of the index, read where it exists and written where anything has changed. progress: wraps
-    the paths that are about to be read. Files that are no picture, or broken, are reported.
+    path: of the index, read where it exists and written where anything has changed; None keeps
+    nothing. progress: wraps the paths that are about to be read. Files that are no picture, or
+    broken, are reported.
     """
-    known = read(path, viewer)
+    known = read(path, viewer) if path else None
     stamps = {name: stamp_of(folder / name) for name in list_pictures(folder)}
     kept = [name for name, stamp in stamps.items() if known and known.files.get(name) == stamp]
     report = Report(kept=len(kept), removed=len(set(known.files) - set(stamps)) if known else 0)
@@ -112,10 +139,12 @@ def update(
         rows.append(z)
         if len(rows) >= max(SAVE_EVERY, len(index.z) // 4):  # the more there is, the less often
             index, rows = _with_rows(index, rows), []
-            write(path, index, viewer)
+            if path:
+                write(path, index, viewer)
         report.new += 1
     index = _with_rows(index, rows)
-    if rows or report.removed or known is None or len(kept) < len(known.files):
+    changed = rows or report.removed or known is None or len(kept) < len(known.files)
+    if path and changed:
         write(path, index, viewer)
     return index, report
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 
 from unclip_sample.frames import is_animation
+from unclip_sample.outputs import PICTURES
 from unclip_sample.request import RequestError, read_record
-from unclip_sample.words import number, share
+from unclip_sample.words import number, share, whole
 
 OPERATIONS = ("eta", "interpolate", "text_diff", "mix", "project", "condition")
 # Options that speak of some operations only, with the words that they go with.
@@ -20,9 +21,8 @@ OWN_OPTIONS = {
     "refinements": ("eta", "interpolate", "text_diff"),
     "grid": OPERATIONS,
 }
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 PATHS = ("interpolate", "text_diff", "project")  # one picture a frame
-NOT_WITH_ANY = ("best_of", "x", "y", "dynamic_threshold", "prior_negative_prompt")
+NOT_WITH_ANY = ("best_of", "x", "y", "cell", "reuse", "dynamic_threshold", "prior_negative_prompt")
 OF_THE_PRIOR = ("prior_guidance", "prior_steps", "prior_scheduler", "candidates")
 OF_A_SUBJECT = ("text_diff", "project")
 OF_SUBJECTS = ("interpolate", "mix")
@@ -83,14 +83,6 @@ def refinements(text: str) -> int:
 def counts(text: str) -> list[int]:
     """Numbers of principal components."""
     return [whole(part, 0, 100_000) for part in text.split(",")]
-
-
-def whole(text: str, low: int, high: int) -> int:
-    """A whole number from low to high."""
-    value = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else -1
-    if not low <= value <= high:
-        raise argparse.ArgumentTypeError(f"give a whole number from {low} to {high}, not {text!r}")
-    return value
 
 
 # What they ask for
@@ -193,8 +185,8 @@ def check_prior(args: argparse.Namespace, operation: str) -> None:
 
 
 def is_picture(name: str) -> bool:
-    """Whether a subject names a file."""
-    return name.lower().endswith(PICTURES)
+    """Whether a subject names a file, though it be one that cannot be read."""
+    return name.lower().endswith(tuple(PICTURES))
 
 
 def word(name: str) -> str:

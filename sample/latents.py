@@ -22,6 +22,7 @@ from unclip_sample.stage_words import STAGES, by_stage, given_samplers
 BYTES_OF_A_LATENT = 110_000  # x_T of 64 pixels and z_img, as hexadecimal
 MAX_RECORD_BYTES = 8_000_000
 OF_THE_DECODER = ("guidance", "guidance_interval", "guidance_rescale")
+READ = (".png", ".jpg", ".jpeg", ".webp")
 NUM_FRAMES = {"interpolate": 7, "text_diff": 5}
 MAX_THETA = 0.4
 
@@ -214,7 +215,7 @@ def read_components(pipe: Any, path: Path) -> Any:
             raise RequestError(f"--fit-on: {str(error).removeprefix('path: ')}") from None
     if not path.is_dir():
         raise RequestError(f"--fit-on: {path} is no folder; give one of pictures")
-    files = sorted(file for file in path.rglob("*") if is_picture(file.name))
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in READ)
     if len(files) < 2:
         raise RequestError(f"--fit-on: {path} holds {len(files)} pictures; give more")
     found = [

@@ -9,6 +9,7 @@ from pathlib import Path
 
 DEFAULT_STEM = "unclip"
 OTHER_PICTURES = {".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jxl"}
+PICTURES = {".png", *OTHER_PICTURES}  # names that are no captions
 
 
 class OutputError(Exception):
@@ -67,7 +68,7 @@ def first_free(num_images: int) -> list[Path]:
     return paths
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, option: str = "--output") -> None:
     """Refuse a folder in which no file can be made; it need not exist yet."""
     existing = folder.absolute()
     while not os.path.lexists(existing):
@@ -78,4 +79,4 @@ def check_writable(folder: Path) -> None:
         tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise OutputError(f"--output: cannot write in {folder} ({reason})") from None
+        raise OutputError(f"{option}: cannot write in {folder} ({reason})") from None

@@ -7,11 +7,13 @@ import secrets
 from typing import Any
 
 from unclip_sample.prompts import OWN, option
-from unclip_sample.request import RequestError
-from unclip_sample.words import nearest
+from unclip_sample.request import MAX_PIXELS, RequestError, first_given, read_record
+from unclip_sample.words import nearest, whole
 
 MAX_CELLS = 400
+CELL = 256
 TEXTS = ("prompt", "negative_prompt", "prior_negative_prompt")
+HOLD_COMMAS = (*TEXTS, "guidance_interval")
 
 
 def add_words(group: argparse._ArgumentGroup) -> None:
@@ -19,14 +21,24 @@ def add_words(group: argparse._ArgumentGroup) -> None:
     axis = "OPTION=VALUE,..."
     group.add_argument("--x", metavar=axis, help="columns of a plot; prompt alone: every --prompt")
     group.add_argument("--y", metavar=axis, help="rows of a plot")
-    group.add_argument(
-        "--cell", type=int, default=256, metavar="N", help="pixels of a plot's cells"
-    )
+    group.add_argument("--cell", type=cell, metavar="N", help="pixels of a plot's cells; 256")
+
+
+def cell(text: str) -> int:
+    """Pixels a side of a plot's cells."""
+    return whole(text, 16, 1024)
 
 
 def wanted(args: argparse.Namespace) -> bool:
-    """Whether a plot is asked for."""
-    return args.x is not None or args.y is not None
+    """Whether a plot is asked for.
+
+    Raises:
+        RequestError: when there is but the size of its cells.
+    """
+    asked = args.x is not None or args.y is not None
+    if args.cell is not None and not asked:
+        raise RequestError("--cell: give it with --x or --y")
+    return asked
 
 
 def read_axis(word: str, text: str | None, args: argparse.Namespace, parser: Any) -> list[dict]:
@@ -43,9 +55,11 @@ def read_axis(word: str, text: str | None, args: argparse.Namespace, parser: Any
         if not args.prompt:
             raise RequestError(f"{word}: prompt needs --prompt, once for each place")
         return [{"prompt": prompt} for prompt in args.prompt]
-    parts = [part.strip() for part in values.split("|" if name in TEXTS else ",")]
+    parts = [part.strip() for part in values.split("|" if name in HOLD_COMMAS else ",")]
     if not all(parts):
-        raise RequestError(f"{word}: give {name}=VALUE,VALUE,... (texts are parted by |)")
+        raise RequestError(
+            f"{word}: give {name}=VALUE,VALUE,... (texts and intervals are parted by |)"
+        )
     try:
         return [{name: option(name, part, parser)} for part in parts]
     except ValueError as error:
@@ -64,25 +78,44 @@ def read_cells(args: argparse.Namespace, parser: Any) -> tuple[list[argparse.Nam
         raise RequestError("--y: vary another option than --x does")
     if args.num_images != 1 or args.prompts or args.best_of:
         raise RequestError("--x: a plot has one picture a cell; leave out --num-images and files")
-    if len(columns) * len(rows) > MAX_CELLS:
-        raise RequestError(f"--x: {len(columns) * len(rows)} cells; {MAX_CELLS} are the most")
-    whole = {**vars(args), "prompt": args.prompt[0] if args.prompt else None}
-    if args.seed is None:  # of all cells, so that they differ by what the axes say alone
-        whole["seed"] = secrets.randbits(32)
+    common = common_options(args, len(columns) * len(rows))
     pairs = [{**row, **column} for row in rows for column in columns]
-    cells = [argparse.Namespace(**{**whole, **pair}) for pair in pairs]
-    if any(not cell.prompt for cell in cells) and args.image is None:
+    cells = [argparse.Namespace(**{**common, **pair}) for pair in pairs]
+    return cells, len(columns)
+
+
+def common_options(args: argparse.Namespace, num_cells: int) -> dict[str, Any]:
+    """The options of all cells, but for what the axes say.
+
+    Raises:
+        RequestError: for too many cells or too large ones, or when nothing says what to draw.
+    """
+    side = first_given(args.cell, CELL)
+    if num_cells > MAX_CELLS:
+        raise RequestError(f"--x: {num_cells} cells; {MAX_CELLS} are the most")
+    if num_cells * side**2 > MAX_PIXELS:
+        raise RequestError(f"--cell: {num_cells} cells of {side} pixels are too many")
+    source = read_record(args.source) if args.source else {}
+    has_picture = args.image is not None or source.get("z_img") is not None
+    prompt = args.prompt[0].strip() if args.prompt else source.get("prompt") or ""
+    varied = {(axis or "").partition("=")[0].strip() for axis in (args.x, args.y)}
+    if not (prompt or has_picture or "prompt" in varied):
         raise RequestError("--prompt is missing: say what to draw")
-    return [argparse.Namespace(**{**vars(cell), "prompt": cell.prompt or ""}) for cell in cells], (
-        len(columns)
-    )
+    # One seed, so that the cells differ by what the axes say alone.
+    seed = first_given(args.seed, source.get("seed"), secrets.randbits(32))
+    return {**vars(args), "prompt": prompt, "seed": seed, "cell": side}
 
 
 def label(args: argparse.Namespace, cell: argparse.Namespace) -> str:
     """What a cell varies, in few words."""
     names = [axis.partition("=")[0].replace("-", "_") for axis in (args.x, args.y) if axis]
     return ", ".join(
-        str(value) if name in TEXTS else f"{name.replace('_', ' ')} {value}"
+        str(value) if name in TEXTS else f"{name.replace('_', ' ')} {shown(value)}"
         for name in names
         for value in [getattr(cell, name)]
     )
+
+
+def shown(value: Any) -> str:
+    """A value in few words; two of them as the command line has them."""
+    return ",".join(f"{part:g}" for part in value) if isinstance(value, tuple) else str(value)

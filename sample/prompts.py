@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def read_lines(path: str) -> list[str]:
     try:
         if Path(path).stat().st_size > MAX_BYTES:
             raise PromptsError(f"{path} is larger than {MAX_BYTES >> 20} MiB")
-        return Path(path).read_text("utf-8-sig").splitlines()
+        return Path(path).read_text("utf-8-sig").split("\n")
     except OSError as error:
         raise PromptsError(f"cannot read {path} ({error.strerror})") from None
     except UnicodeDecodeError:
@@ -102,8 +103,10 @@ def option(key: str, value: Any, parser: argparse.ArgumentParser) -> Any:
     return read
 
 
-def own_share(num_images: int) -> range:
+def own_share(units: Sequence[int]) -> list[int]:
     """The pictures that this process draws, of those that all started by one launcher share.
+
+    units: by picture, the number of what one process must draw (unclip_sample.request).
 
     accelerate launch and torchrun say in RANK and WORLD_SIZE which process this is.
     """
@@ -111,7 +114,7 @@ def own_share(num_images: int) -> range:
         rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     except ValueError:
         rank, world_size = 0, 1
-    return range(rank, num_images, max(1, world_size))
+    return [row for row, unit in enumerate(units) if unit % max(1, world_size) == rank]
 
 
 def is_shared() -> bool:

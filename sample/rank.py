@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unclip_sample.cli import check_device
-from unclip_sample.outputs import OutputError, plan_outputs
+from unclip_sample.outputs import OutputError, check_writable, plan_outputs
 from unclip_sample.request import RequestError
 from unclip_sample.running import exit_status
 from unclip_sample.words import Parser, count
@@ -122,10 +122,12 @@ def run_search(args: argparse.Namespace) -> int:
     folder = Path(args.folder)
     if not folder.is_dir():
         raise RequestError(f"FOLDER: {folder} is no folder; give one that holds pictures")
+    if args.index:
+        index.check_place(Path(args.index))
     clip, facts = load(args)
     viewer = index.viewer_of(clip, facts["model_hash"])
     z = embed_texts(clip, [args.text]) if args.like is None else embed_like(viewer, args.like)
-    path = Path(args.index) if args.index else index.default_path(folder, viewer)
+    path = Path(args.index) if args.index else usual_place(index.default_path(folder, viewer))
     found, done = index.update(path, folder, viewer, bar(args))
     if not found.files and not done.unreadable:
         raise RequestError(f"FOLDER: {folder} holds no pictures")
@@ -135,6 +137,16 @@ def run_search(args: argparse.Namespace) -> int:
     counts = {"new": done.new, "kept": done.kept, "removed": done.removed}
     results = ordered(found.z, z, paths, args.top)
     return report({**asked, **facts, "index": counts}, results, unreadable, args)
+
+
+def usual_place(path: Path) -> Path | None:
+    """Where an index is kept that the user has not named; None, with a warning, if it cannot be."""
+    try:
+        check_writable(path.parent, "the user's cache")
+    except OutputError as error:
+        print(f"unclip-rank: {error}: nothing is remembered; name an --index", file=sys.stderr)
+        return None
+    return path
 
 
 def run_classify(args: argparse.Namespace) -> int:

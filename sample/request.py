@@ -35,6 +35,8 @@ class Request:
         default_factory=list
     )  # settings by picture, where they differ
     best_of: list[int] = field(default_factory=list)  # pictures to draw of each, or 0, by picture
+    # By picture, the number of what must be drawn at once: all that one best-of keeps, or it alone.
+    units: list[int] = field(default_factory=list)
 
     def settings_at(self, index: int) -> dict[str, Any]:
         """The arguments of the pipeline for one picture."""
@@ -44,14 +46,18 @@ class Request:
         """Pictures that are drawn by one call: so many at once, of the same settings."""
         found: list[list[int]] = []
         for index in mine:
-            last = found[-1] if found else []
-            fits = last and self.settings_at(last[0]) == self.settings_at(index)
-            if self.best_of and self.best_of[index]:  # all that are kept of one prompt
-                fits = fits and self.seeds[last[0]] == self.seeds[index]
-            elif fits:
-                fits = len(last) < batch_size and not (self.best_of and self.best_of[last[0]])
-            found = [*found[:-1], [*last, index]] if fits else [*found, [index]]
+            if found and self._fits(found[-1], index, batch_size):
+                found[-1].append(index)
+            else:
+                found.append([index])
         return found
+
+    def _fits(self, batch: list[int], index: int, batch_size: int) -> bool:
+        """Whether a picture can be drawn by the call that draws some others."""
+        if self.best_of[index] or self.best_of[batch[0]]:
+            return self.units[batch[0]] == self.units[index]
+        same = self.settings_at(batch[0]) == self.settings_at(index)
+        return same and len(batch) < batch_size
 
 
 def read_request(
@@ -108,7 +114,9 @@ def add_pictures(
     for stage, name in given_samplers(line).items():
         if given_samplers(args).get(stage) != name:
             settings["stages"].setdefault(stage, {})["scheduler"] = name
+    unit = request.units[-1] + 1 if request.units else 0
     for index in range(line.num_images):
+        request.units.append(unit if line.best_of else unit + index)
         request.prompts.append(line.prompt)
         # Of those that best-of keeps, the first of all that are drawn stands for the others.
         request.seeds.append(first if line.best_of else first + index)

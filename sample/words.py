@@ -49,6 +49,14 @@ def count(text: str) -> int:
     return int(text)
 
 
+def whole(text: str, low: int, high: int) -> int:
+    """A whole number from low to high."""
+    value = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else -1
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(f"give a whole number from {low} to {high}, not {text!r}")
+    return value
+
+
 def side(text: str) -> int:
     """Pixels a side of a picture; which of them a model draws, the model says."""
     if not re.fullmatch("[0-9]{1,4}", text) or int(text) % 8 or not 8 <= int(text) <= 4096:

@@ -71,13 +71,17 @@ def compare(args: argparse.Namespace, words: list[str]) -> int:
 
 def export(args: argparse.Namespace, words: list[str]) -> int:
     """Draw prompts into the folders that another benchmark reads."""
+    from unclip.pipeline.folder import model_hash
+    from unclip_sample import exports
     from unclip_sample.cli import model_folder
-    from unclip_sample.exports import read_geneval_prompts, write_compbench, write_geneval
 
     model, folder = model_folder(args.model), Path(args.output)
     geneval = args.layout == "geneval"
-    read = read_geneval_prompts(Path(args.prompts)) if geneval else read_plain(args.prompts)
+    read = exports.read_geneval_prompts(Path(args.prompts)) if geneval else read_plain(args.prompts)
     check_writable(folder)
+    names = ("layout", "seed", "num_images", "size")
+    settings = {name: getattr(args, name) for name in names}
+    exports.check_same_settings(folder, {"model": model_hash(model), **settings})
     pipeline, _ = load_pipeline(args, model)
     say = speaker(args, True)
 
@@ -88,9 +92,9 @@ def export(args: argparse.Namespace, words: list[str]) -> int:
         return pipeline([prompt] * len(seeds), seeds=seeds, size=args.size).images
 
     if geneval:
-        num_drawn = write_geneval(folder, read, draw)
+        num_drawn = exports.write_geneval(folder, read, draw)
     else:
-        num_drawn = write_compbench(folder, read, args.num_images, draw)
+        num_drawn = exports.write_compbench(folder, read, args.num_images, draw)
     said = {"folder": str(folder), "prompts": len(read), "drawn_now": num_drawn}
     print(json.dumps(said, indent=2) if args.format == "json" else f"wrote {folder}")
     return 0

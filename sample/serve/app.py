@@ -328,6 +328,8 @@ async def on_invalid(request: Request, error: RequestValidationError) -> Respons
     param = names[0][:100] if names else None
     unknown = first["type"] == "extra_forbidden"
     message = f"Unknown parameter: {param!r}." if unknown else first["msg"]
+    if first["type"] == "model_attributes_type":
+        message = "Send the fields as JSON, with the header Content-Type: application/json."
     if param and not unknown:
         message = f"{param}: {message}"
     return error_response(

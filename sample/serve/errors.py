@@ -15,8 +15,8 @@ PARAMS = {
     "prior_guidance_scale": "prior_guidance",
     "decoder_num_inference_steps": "steps",
     "prior_num_inference_steps": "prior_steps",
-    "upsampler_256_num_inference_steps": "upsampler_steps",
-    "upsampler_1024_num_inference_steps": "upsampler_steps",
+    "upsampler_256_num_inference_steps": "upsampler_256_steps",
+    "upsampler_1024_num_inference_steps": "upsampler_1024_steps",
     "seeds": "seed",
     **{
         name: name
@@ -64,6 +64,12 @@ def invalid(param: str | None, message: str, code: str | None = None) -> ApiErro
 def failure() -> ApiError:
     """The server's fault."""
     return ApiError(500, "The server failed to draw this.", kind="server_error")
+
+
+def stopping() -> ApiError:
+    """The server ends before the answer is there."""
+    message = "The server is shutting down; ask again."
+    return ApiError(503, message, kind="server_error", headers={"Retry-After": "1"})
 
 
 def error_of(error: Exception) -> ApiError:

@@ -25,12 +25,20 @@ def whole_characters(text: str) -> str:
     return text
 
 
+def not_blank(text: str) -> str:
+    """Refuse a text that says nothing."""
+    if not text.strip():
+        raise ValueError("it is empty: say what to draw")
+    return text
+
+
 def none_if_empty(value: Any) -> Any:
     """A form's empty field is one that was left out."""
     return None if value == "" else value
 
 
 Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(whole_characters)]
+Words = Annotated[Text, AfterValidator(not_blank)]
 Steps = Annotated[Annotated[int, Field(ge=1, le=MAX_STEPS)] | None, BeforeValidator(none_if_empty)]
 Guidance = Annotated[
     Annotated[float, Field(ge=0, le=MAX_GUIDANCE, allow_inf_nan=False)] | None,
@@ -73,7 +81,7 @@ class Fields(BaseModel):
 class Generation(Fields):
     """A caption to draw."""
 
-    prompt: Annotated[Text, Field(min_length=1)]
+    prompt: Words
     style: Annotated[str, Field(max_length=100)] | None = None
     moderation: Literal["auto", "low"] | None = None
 
@@ -82,7 +90,7 @@ class Edit(Fields):
     """A picture to paint anew where a mask, or the picture itself, is transparent."""
 
     image: UploadFile
-    prompt: Annotated[Text, Field(min_length=1)]
+    prompt: Words
     mask: UploadFile | None = None
     input_fidelity: Literal["high", "low"] | None = None
 
@@ -106,7 +114,7 @@ class TextDiff(Fields):
     """A picture to lead from what one text says to what another says."""
 
     image: UploadFile
-    target: Annotated[Text, Field(min_length=1)]
-    base: Annotated[Text, Field(min_length=1)] = "a photo"
+    target: Words
+    base: Words = "a photo"
     frames: Annotated[int, Field(ge=2, le=MAX_FRAMES)] = 5
     strength: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.4

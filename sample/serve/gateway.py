@@ -5,6 +5,7 @@ It also numbers, times, counts and logs requests, and makes an answer of whateve
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import secrets
 import time
@@ -15,8 +16,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from unclip_sample.serve.answers import as_event
 from unclip_sample.serve.engine import Engine
-from unclip_sample.serve.errors import ApiError, failure, log_failure
+from unclip_sample.serve.errors import ApiError, failure, log_failure, stopping
 from unclip_sample.serve.jobs import ClientGone
 from unclip_sample.serve.telemetry import Metrics, log_request
 
@@ -44,12 +46,21 @@ class Gateway:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # that is GET; the server leaves the body out
+            scope = {**scope, "method": "GET"}
         start, answer = time.perf_counter(), Answer(send, secrets.token_hex(8))
         try:
             self.check(scope)
             await self.app(scope, limited(receive, self.max_body_bytes), answer.send)
         except ClientGone:
             answer.status = CLIENT_GONE
+        except asyncio.CancelledError:  # over is the time that a server which stops still gives
+            if answer.is_stream:
+                await answer.end(as_event("error", stopping().body))
+            elif answer.status:
+                raise
+            else:
+                await error_response(stopping())(scope, receive, answer.send)
         except Exception as error:
             if not isinstance(error, ApiError):
                 log_failure(error)
@@ -107,7 +118,7 @@ class Answer:
     """Sends an answer on, with its number, and remembers its status."""
 
     def __init__(self, send: Callable, id: str):
-        self._send, self.id, self.status = send, id, 0
+        self._send, self.id, self.status, self.is_stream = send, id, 0, False
 
     async def send(self, message: dict) -> None:
         """Pass a message of ASGI on."""
@@ -115,9 +126,14 @@ class Answer:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self.id
+            self.is_stream = headers.get("content-type", "").startswith("text/event-stream")
             for name, value in SAFE_HEADERS.items():
                 headers.setdefault(name, value)
         await self._send(message)
+
+    async def end(self, event: str) -> None:
+        """Send the last event of a stream."""
+        await self._send({"type": "http.response.body", "body": event.encode()})
 
 
 def limited(receive: Callable, max_bytes: int) -> Callable:

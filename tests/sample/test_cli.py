@@ -251,6 +251,21 @@ def test_processes_share_the_pictures(sample, monkeypatch):
     assert [(r["prompt"], r["seed"]) for r in records] == [("a", 5), ("b", 6), ("c", 7)]
 
 
+def test_processes_share_what_is_kept_of_each_caption(sample, monkeypatch):
+    Path("p.txt").write_text("a\nb\n")
+    words = ("--prompts", "p.txt", "--size", 64, "--seed", 5, "--best-of", 4, "--num-images", 2)
+    assert sample(*words, "--output", "one")[0] == 0
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        code, out, _ = sample(*words, "--output", "shared", "--format", "json")
+        assert code == 0 and len({image["prompt"] for image in json.loads(out)["images"]}) == 1
+    for name in sorted(os.listdir("one")):
+        assert np.array_equal(pixels(f"one/{name}"), pixels(f"shared/{name}"))
+    seeds = [read_png(f"shared/000{i}.png")["seed"] for i in range(4)]
+    assert len(set(seeds)) == 4
+
+
 @pytest.mark.slow
 def test_two_processes_share_a_file(tiny_model, tmp_path, two_processes):
     lines = [
@@ -279,6 +294,30 @@ def test_the_best_of_many(sample):
     assert {r["seed"] for r in records} <= {5, 6, 7, 8}
     assert sample("--from", "best-0000.png", "--output", "again.png")[0] == 0
     assert np.array_equal(pixels("best-0000.png"), pixels("again.png"))
+
+
+def test_the_best_of_many_of_two_captions_with_one_seed(sample):
+    lines = [{"prompt": prompt, "seed": 7} for prompt in ("a red apple", "a rocket")]
+    lines.insert(1, {"prompt": "a red apple", "seed": 7, "best_of": 1})
+    Path("p.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    words = ("--prompts", "p.jsonl", "--size", 64, "--output", "many")
+    assert sample(*words, "--best-of", 3)[0] == 0
+    alone = ("--prompt", "a rocket", "--seed", 7, "--size", 64, "--best-of", 3)
+    assert sample(*alone, "--output", "alone.png")[0] == 0
+    assert np.array_equal(pixels("many/0002.png"), pixels("alone.png"))
+    assert sample(*RED, "--seed", 7, "--size", 64, "--output", "first.png")[0] == 0
+    assert np.array_equal(pixels("many/0001.png"), pixels("first.png"))
+
+
+def test_a_plot_of_a_picture_that_was_drawn(sample):
+    words = ("--size", 64, "--seed", 7, "--steps", 3)
+    assert sample(*RED, *words, "--output", "a.png")[0] == 0
+    varied = ("--x", "guidance-interval=0,1000|300,600", "--cell", 64)
+    assert sample("--from", "a.png", *varied, "--output", "plot.png")[0] == 0
+    sheet = np.asarray(Image.open("plot.png"))
+    assert np.array_equal(sheet[12:76, 12:76], pixels("a.png"))
+    assert not np.array_equal(sheet[12:76, 88:152], pixels("a.png"))
+    assert read_png("plot.png")["seed"] == 7
 
 
 def test_a_plot_of_two_options(sample):
@@ -337,6 +376,10 @@ MISTAKES = {
     "no interval": ([*RED, "--guidance-interval", "9,3"], "--guidance-interval"),
     "a plot of nothing": ([*RED, "--x", "colour=1,2"], "--x"),
     "a plot of one thing twice": ([*RED, "--x", "seed=1", "--y", "seed=2"], "--y"),
+    "a plot with no interval": ([*RED, "--x", "guidance-interval=500,0"], "--x"),
+    "cells without a plot": ([*RED, "--cell", "64"], "--cell: give it with --x or --y"),
+    "cells of no pixels": ([*RED, "--x", "seed=1,2", "--cell", "0"], "--cell"),
+    "cells too large": ([*RED, "--x", f"seed={','.join('1' * 99)}", "--cell", "1024"], "--cell"),
     "a line of no use": (["--prompts", "bad.jsonl"], "did you mean guidance?"),
     "dtype": ([*RED, "--dtype", "int8"], "--dtype"),
     "device": ([*RED, "--device", "gpu"], "--device"),

@@ -174,6 +174,8 @@ MISTAKES = {
     "prior of pictures": (["--mix", "a.png", "--prior-steps", "3"], "--prior-steps: no caption"),
     "prior without a prior": ([*RED, "--condition", "z_txt", "--prior-guidance", "2"], "--prior-g"),
     "best of": (["--mix", "a.png", "--best-of", "4"], "--best-of: does not go with --mix"),
+    "reuse": ([*IMAGE, "--eta", "0.5", "--reuse", "3"], "--reuse: does not go with --eta"),
+    "other kinds of pictures": (["--mix", "a.gif", "b.bmp"], "--mix: a.gif"),
     "a plot": ([*IMAGE, "--eta", "0.5", "--x", "guidance=1,2"], "--x: does not go with --eta"),
     "candidates of none": ([*IMAGE, "--eta", "0.5", "--candidates", "3"], "--candidates: no capt"),
     "another sampler": ([*IMAGE, "--eta", "0", "--scheduler", "dpm++"], "--scheduler: latents"),

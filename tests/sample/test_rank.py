@@ -153,11 +153,36 @@ def test_what_changed_is_looked_at_again(run, pictures, monkeypatch):
     assert whole_again["results"] == said["results"]
 
 
+def test_no_other_file_is_lost_to_an_index(run, pictures, tiny_model, tmp_path, monkeypatch):
+    def looked(*_):
+        raise AssertionError("a picture was looked at")
+
+    monkeypatch.setattr(index, "look_at", looked)
+    weights = shutil.copy(next(tiny_model.rglob("*.safetensors")), tmp_path / "w.safetensors")
+    text = tmp_path / "notes"
+    text.write_text("nothing")
+    for place in (weights, text, pictures / "red.png", tmp_path, text / "inside"):
+        before = Path(place).read_bytes() if Path(place).is_file() else None
+        code, _, err = run("search", pictures, "--text", "a red apple", "--index", place)
+        assert code == 2 and "--index: " in err and str(place.parent) in err
+        assert before is None or Path(place).read_bytes() == before
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(run, pictures, tmp_path, monkeypatch):
+    first = search(run, pictures, "--text", "a red apple")
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    code, out, err = run("search", pictures, "--text", "a red apple", "--format", "json")
+    assert code == 0 and json.loads(out)["results"] == first["results"]
+    assert "nothing is remembered" in err and "--index" in err
+
+
 def test_another_clip_or_a_damaged_index_means_looking_again(run, pictures, tiny_model, tmp_path):
     place = tmp_path / "folder" / "index.safetensors"
     words = (pictures, "--text", "a red apple", "--index", place)
     first = search(run, *words)
-    for damage in (b"", b"nothing", place.read_bytes()[:-7]):
+    whole = place.read_bytes()
+    for damage in (b"", whole[:-7], whole.replace(b'"version"', b'"vErsion"')):
         place.write_bytes(damage)
         again = search(run, *words)
         assert again["index"]["new"] == 6 and again["results"] == first["results"]

@@ -177,6 +177,9 @@ def test_exports_for_other_benchmarks(evaluate, tiny_model, tmp_path):
     assert (tmp_path / "t/samples/a dog_000003.png").is_file()
     code, said, _ = evaluate(*compbench, "--output", tmp_path / "t", "--format", "json")
     assert code == 0 and json.loads(said)["drawn_now"] == 0
+    for option, value in (("--seed", 5), ("--num-images", 3), ("--size", 256)):
+        code, _, complaint = evaluate(*compbench, "--output", tmp_path / "t", option, value)
+        assert code == 2 and f"{option}: " in complaint and "another folder" in complaint
 
 
 def assert_near(found, wanted) -> None:

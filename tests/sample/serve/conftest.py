@@ -66,11 +66,16 @@ def until(condition) -> None:
 
 
 @contextlib.contextmanager
-def serving(pipe, max_running: int = 8, max_waiting: int = 100, **settings):
-    """A server for as long as the context lasts."""
+def serving(pipe, max_running: int = 8, max_waiting: int = 100, grace=None, **settings):
+    """A server for as long as the context lasts; answers have `grace` seconds to end then."""
     engine = Engine(pipe, max_running=max_running, max_waiting=max_waiting)
     server = Server(Easel(pipe, FACTS), engine, Settings(**{"model": "tiny", **settings}))
-    config = uvicorn.Config(create_app(server), log_config=None, access_log=False)
+    config = uvicorn.Config(
+        create_app(server),
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=grace,
+    )
     listener = listening("127.0.0.1", 0)
     answering = uvicorn.Server(config)
     thread = threading.Thread(target=answering.run, args=([listener],))

@@ -163,6 +163,7 @@ def test_a_full_queue_answers_at_once(serve, pipe, figure):
         ("seed", {"seed": 2**64}),
         ("prompt", {"prompt": "a" * 4001}),
         ("prompt", {"prompt": ""}),
+        ("prompt", {"prompt": "  "}),
         ("output_compression", {"output_compression": 101}),
         ("bogus", {"bogus": 1}),
     ],
@@ -434,6 +435,23 @@ def test_health_answers_during_a_job(figure):
     p99 = float(np.percentile(seconds, 99))
     figure("R26", f"/health during a job: p99 {1000 * p99:.0f} ms of {len(seconds)}")
     assert p99 < 0.1
+
+
+def test_a_server_that_stops_says_so(serve, pipe, caplog):
+    with ThreadPoolExecutor(2) as pool:
+        with serve(pipe, grace=1) as running, slow_steps(running, 0.05):
+            url, words = f"{running.url}/v1/images/generations", {"prompt": "a cat", "steps": 250}
+            jobs = [
+                pool.submit(httpx.post, url, json={**words, "stream": stream}, timeout=60)
+                for stream in (False, True)
+            ]
+            until(lambda: len(running.engine.running) == 2)
+        plain, stream = (job.result() for job in jobs)
+    assert plain.status_code == 503 and plain.headers["retry-after"] == "1"
+    assert "shutting down" in plain.json()["error"]["message"]
+    assert stream.status_code == 200
+    last = stream.text.strip().split("\n\n")[-1]
+    assert last.startswith("event: error") and "shutting down" in last
 
 
 @pytest.mark.slow

@@ -73,6 +73,27 @@ def test_a_picture_of_the_server_is_drawn_again_by_the_command(
             assert a.tobytes() == b.tobytes(), name
 
 
+def test_an_edit_of_the_server_says_what_it_was_made_of(
+    serve, make_pipe, picture_file, tmp_path, capsys
+):
+    with serve(make_pipe()) as running:
+        answer = running.post("edits", image=picture_file, mask=picture_file, prompt="a", **QUICK)
+    (tmp_path / "edit.png").write_bytes(content_of(answer.json()["data"][0]))
+    assert sample_cli.main(["--from", str(tmp_path / "edit.png")]) == 2
+    said = capsys.readouterr().err
+    assert "--inpaint" in said and "--mask" in said and "uploaded" in said and "None" not in said
+
+
+def test_json_without_its_header_and_heads_of_pages(running):
+    with running.http() as client:
+        told = client.post("/v1/images/generations", content=b'{"prompt": "a"}').json()["error"]
+        assert "Content-Type: application/json" in told["message"]
+        for path in ("/", "/health", "/v1/models"):
+            head = client.head(path)
+            assert head.status_code == 200 and head.content == b""
+        assert client.head("/v1/images/generations").status_code == 405
+
+
 def test_no_metadata(serve, pipe):
     with serve(pipe, metadata=False) as running:
         answer = running.post("generations", prompt="a cat", **QUICK).json()
