@@ -122,6 +122,7 @@ def run(args: argparse.Namespace) -> int:
     if latent_words.wanted(args):
         return latents.run(args)
     start = time.perf_counter()
+    check_prior_is_asked(args)
     cells, columns = plots.read_cells(args, parser()) if plots.wanted(args) else (None, 0)
     request = read_request(args, cells)
     if cells is not None:
@@ -140,6 +141,14 @@ def run(args: argparse.Namespace) -> int:
         seconds = round(time.perf_counter() - start, 2)
         print(json.dumps({"images": written, "model": folder.name, "seconds": seconds}, indent=2))
     return 0
+
+
+def check_prior_is_asked(args: argparse.Namespace) -> None:
+    """Refuse settings of the prior where a picture leads in its place."""
+    for name in (*stage_words.OF_THE_PRIOR, "prior_negative_prompt"):
+        if args.image is not None and getattr(args, name) is not None:
+            option = latent_words.word(name)
+            raise RequestError(f"{option}: --image leads, no caption does; leave it out")
 
 
 def run_plot(

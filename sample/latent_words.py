@@ -7,6 +7,7 @@ import argparse
 from unclip_sample.frames import is_animation
 from unclip_sample.outputs import PICTURES
 from unclip_sample.request import RequestError, read_record
+from unclip_sample.stage_words import OF_THE_PRIOR
 from unclip_sample.words import number, share, whole
 
 OPERATIONS = ("eta", "interpolate", "text_diff", "mix", "project", "condition")
@@ -23,7 +24,6 @@ OWN_OPTIONS = {
 }
 PATHS = ("interpolate", "text_diff", "project")  # one picture a frame
 NOT_WITH_ANY = ("best_of", "x", "y", "cell", "reuse", "dynamic_threshold", "prior_negative_prompt")
-OF_THE_PRIOR = ("prior_guidance", "prior_steps", "prior_scheduler", "candidates")
 OF_A_SUBJECT = ("text_diff", "project")
 OF_SUBJECTS = ("interpolate", "mix")
 

@@ -8,6 +8,7 @@ from typing import Any
 from unclip_sample import words
 
 STAGES = ("prior", "decoder", "upsampler_256", "upsampler_1024")
+OF_THE_PRIOR = ("prior_guidance", "prior_steps", "prior_scheduler", "candidates")
 
 
 def add_words(group: argparse._ArgumentGroup) -> None:

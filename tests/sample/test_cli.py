@@ -392,6 +392,7 @@ MISTAKES = {
     "output not writable": ([*RED, "--output", "/proc/a.png"], "--output"),
     "no model": ([*RED, "--model", "nowhere"], "--model"),
     "no picture": (["--image", "none.png"], "--image"),
+    "a prior that is not asked": (["--image", "plain.png", "--candidates", "4"], "--candidates"),
     "damaged picture": (["--image", "cut.png"], "--image"),
     "picture is a text": (["--image", "blank.txt"], "--image"),
     "no picture to repeat": (["--from", "none.png"], "--from"),
