@@ -78,11 +78,17 @@ def upright(picture: Image.Image) -> Image.Image:
         return picture
 
 
+def in_8_bits(picture: Image.Image) -> Image.Image:
+    """A picture of 16 bits a pixel scaled down to 8, which Pillow would cut; others as they are."""
+    if not picture.mode.startswith("I"):
+        return picture
+    levels = (np.asarray(picture) / 257).round().clip(0, 255)
+    return Image.fromarray(levels.astype(np.uint8))
+
+
 def flatten(picture: Image.Image) -> Image.Image:
     """8 bits a channel, RGB: 16 bits are scaled down, transparency lies over white."""
-    if picture.mode.startswith("I"):  # 16 bits a pixel
-        pixels = (np.asarray(picture) / 257).round().clip(0, 255)
-        picture = Image.fromarray(pixels.astype(np.uint8))
+    picture = in_8_bits(picture)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)

@@ -143,3 +143,9 @@ def test_odd_steps_of_the_singlestep_solver_are_not_warned_of(caplog, monkeypatc
     with caplog.at_level("WARNING"):
         timesteps_for(5, make_scheduler("dpm++s", "cosine", "x_0"))
     assert not caplog.messages
+
+
+def test_a_setting_that_another_class_left_behind_names_no_sampler():
+    other = make_scheduler("dpm++sde", "cosine", "x_0").config
+    assert sampler_name(diffusers.DDIMScheduler.from_config(other)) == "ddim"
+    assert sampler_name(diffusers.DPMSolverMultistepScheduler.from_config(other)) == "dpm++sde"

@@ -60,6 +60,14 @@ def test_a_ratio_is_of_means_and_proportional_ones_are_certain():
     assert high - low < (spread.high - spread.low) / 2
 
 
+def test_a_ratio_of_which_b_may_be_zero_has_an_infinite_end():
+    rare = torch.tensor([1.0, 0, 0, 0])  # no one in 3 of 10 draws
+    assert paired_ratio(rare, rare) == (1, 1, 1)
+    ratio, low, high = paired_ratio(torch.ones(4), rare)
+    assert (ratio, low, high) == (4, pytest.approx(4 / 3), torch.inf)
+    assert paired_ratio(-torch.ones(4), rare).low == -torch.inf
+
+
 def test_wilson_against_published_figures():
     """Newcombe 1998 (Statistics in Medicine 17:857), table I, method 3: 81/263, 15/148, 0/20."""
     assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)

@@ -1,5 +1,8 @@
 """The decoder: every condition enters, padding does not, both text encoders work."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -109,7 +112,41 @@ def test_deep_levels_may_be_kept_for_the_next_steps(text, shaken):
         found = decoder(x_t, early, z_img, captions, context=context)
     assert not torch.allclose(found, decoder(x_t, early, z_img, captions), atol=1e-4)
     assert outer.get_total_flops() < 0.8 * whole.get_total_flops()
-    assert not decoder.unet.up_blocks[-1]._forward_pre_hooks
+
+
+@torch.no_grad()
+def test_a_pass_that_keeps_its_deep_levels_is_the_library_s(text, shaken):
+    """To the bit, with two levels below the first, captions that pad, and sliced attention."""
+    deep = {"size": 32, "channels": (32, 32, 64), "attention_levels": (False, True, True)}
+    decoder = shaken(Decoder(**{**TINY, **deep}))
+    given = torch.randn(2, 3, 32, 32), torch.tensor([500, 20]), torch.ones(2, 32), text(5, 9)
+    for _ in range(2):
+        found = decoder(*given, context=Context(reuse=2))
+        assert torch.equal(found, decoder(*given, context=Context()))
+        decoder.unet.set_attention_slice(1)
+
+
+def test_threads_keep_the_deep_levels_of_their_own_pass(text, shaken):
+    decoder = shaken(Decoder(**TINY))
+
+    def kept(number: int) -> torch.Tensor:
+        context, x_t = Context(reuse=2), torch.full((1, 3, 16, 16), number / 2)
+        with torch.no_grad():
+            decoder(x_t, torch.tensor([500]), torch.ones(1, 32), text(5), context=context)
+        return context.from_below
+
+    alone = [kept(number) for number in range(2)]
+    meeting = threading.Barrier(2, timeout=60)  # in the middle of their passes
+
+    def meet(*_) -> None:
+        meeting.wait()
+
+    decoder.unet.mid_block.register_forward_hook(meet)
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(kept, range(2)))
+    assert not torch.allclose(*alone, atol=1e-3)
+    for expected, found in zip(alone, together, strict=True):
+        assert torch.equal(found, expected)
 
 
 def test_a_picture_does_not_depend_on_its_batch(decoder, text):

@@ -82,6 +82,7 @@ BAD_STAGES = [
     ("prior", "scheduler", "analytic"),  # without its statistics
     ("decoder", "scheduler", diffusers.LCMScheduler()),
     ("decoder", "scheduler", diffusers.DDIMScheduler(num_train_timesteps=10)),
+    ("decoder", "scheduler", diffusers.DDIMScheduler()),  # of linear betas
     ("decoder", "scheduler", 3),
     ("decoder", "steps", 0),
     ("prior", "guidance_scale", NAN),
@@ -159,7 +160,10 @@ def defaults(pipe):
         ("default_guidance", {"default_guidance": {"decoder": NAN}}),
         ("default_guidance", {"default_guidance": {"upsampler_256": 3}}),
         ("dtype", {"dtype": torch.int8}),
+        ("dtype", {"dtype": "fast"}),
         ("sampler", {"samplers": {"decoder": "eulr"}}),
+        ("samplers: .*did you mean decoder", {"samplers": {"decodr": "ddim"}}),
+        ("samplers: give names by stage", {"samplers": "ddim"}),
         ("upsampler_1024", {"upsampler_256": None}),
     ],
 )
@@ -189,6 +193,37 @@ def test_a_scheduler_for_another_prediction_is_refused(own_pipe):
     own_pipe.decoder_scheduler = own_pipe.prior_scheduler
     with pytest.raises(ValueError, match="^decoder_scheduler: its prediction_type is 'sample'"):
         own_pipe("a")
+
+
+@pytest.mark.parametrize(
+    ("stage", "asked", "words"),
+    [
+        (
+            "decoder",
+            {},
+            "noise schedule is not the 'cosine' one .* make it by DDPMScheduler.from_c",
+        ),
+        ("decoder", {"trained_betas": [0.1] * 7}, "noise schedule is not the 'cosine' one"),
+        ("upsampler_1024", {"beta_schedule": "squaredcos_cap_v2"}, "noise .* the 'linear' one"),
+        ("upsampler_1024", {"variance_type": "learned_range"}, "variance_type 'learned_range' nee"),
+    ],
+)
+def test_a_scheduler_of_another_noise_or_variance_is_refused(own_pipe, stage, asked, words):
+    prediction = "epsilon" if stage == "decoder" else "sample"
+    scheduler = diffusers.DDPMScheduler(prediction_type=prediction, **asked)
+    with pytest.raises(ValueError, match=f"^sampler: its {words}"):
+        own_pipe.use_sampler(stage, scheduler)
+    parts = {**own_pipe.components, f"{stage}_scheduler": scheduler}
+    with pytest.raises(ValueError, match=f"^{stage}_scheduler: its {words}"):
+        type(own_pipe)(**parts)
+
+
+@pytest.mark.parametrize("stage", ["decoder", "upsampler_1024"])
+def test_a_scheduler_may_be_rescaled_to_end_without_signal(own_pipe, stage):
+    own = own_pipe.components[f"{stage}_scheduler"]
+    scheduler = diffusers.DDIMScheduler.from_config(own.config, rescale_betas_zero_snr=True)
+    own_pipe.use_sampler(stage, scheduler)
+    assert own_pipe.components[f"{stage}_scheduler"] is scheduler
 
 
 def test_what_was_given_is_told_briefly():

@@ -271,6 +271,17 @@ def test_what_a_callback_returns_is_used_and_what_it_raises_ends_the_call(pipe):
     assert torch.equal(draw(pipe), draw(pipe, callback_on_step_end=lambda *_: None))
 
 
+@pytest.mark.parametrize("name", ["x_t", "latents"])
+@pytest.mark.parametrize("wrong", [3, torch.zeros(3, 64, 64)])
+def test_what_cannot_take_the_place_of_x_t_is_named(pipe, name, wrong):
+    def on_step(pipeline, step, t, values):
+        return {name: wrong} if values["stage"] == "decoder" else None
+
+    words = r"^callback_on_step_end: it returned .* in place of x_t; give a tensor \[1, 3, 64, 64\]"
+    with pytest.raises(ValueError, match=words):
+        draw(pipe, callback_on_step_end=on_step)
+
+
 def test_progress_shows_on_a_terminal_alone(own_pipe, capfd):
     own_pipe._progress_bar_config = {}
     draw(own_pipe)
@@ -299,6 +310,61 @@ def test_threads_share_a_pipeline(pipe):
     assert len(drawn) == 8
     for (index, turn), x in drawn.items():
         assert same_picture(x, alone[(index + turn) % 4])
+
+
+HOOKED = {
+    "none": lambda pipe: None,
+    "model": lambda pipe: pipe.enable_model_cpu_offload(device="cpu"),
+    "sequential": lambda pipe: pipe.enable_sequential_cpu_offload(device="cpu"),
+    "group": lambda pipe: pipe.enable_group_offload("cpu"),
+    "casting": lambda pipe: pipe.decoder.enable_layerwise_casting(torch.float32, torch.float32),
+}
+
+
+@pytest.mark.parametrize("kind", HOOKED)
+def test_calls_of_threads_take_turns_where_hooks_are_set(own_pipe, kind):
+    alone = [draw(own_pipe, seeds=seed) for seed in range(2)]
+    HOOKED[kind](own_pipe)
+    begun = [threading.Event(), threading.Event()]
+    met, drawn = [], {}
+
+    def work(seed):
+        def on_step(*_):
+            begun[seed].set()
+            if seed == 0 and not met:  # the other call is let in, or waits for this one's end
+                met.append(begun[1].wait(60 if kind == "none" else 0.3))
+
+        drawn[seed] = draw(own_pipe, seeds=seed, callback_on_step_end=on_step)
+
+    first = threading.Thread(target=work, args=(0,))
+    first.start()
+    assert begun[0].wait(60)
+    work(1)
+    first.join()
+    assert met == [kind == "none"]
+    for seed in range(2):
+        assert same_picture(drawn[seed], alone[seed])
+
+
+def test_whatever_draws_waits_for_its_turn(pipe, monkeypatch):
+    class Waiting(Exception):
+        pass
+
+    def wait(_):
+        raise Waiting
+
+    monkeypatch.setattr(type(pipe), "_own_turn", wait)
+    latents = "invert decode reconstruct vary interpolate text_diff mix project ablate"
+    for name in ["__call__", "outpaint", "image_to_image", "upscale", *latents.split()]:
+        with pytest.raises(Waiting):
+            getattr(pipe, name)(Image.new("RGB", (64, 64)))
+
+
+def test_a_copy_of_a_pipeline_has_a_turn_of_its_own(own_pipe):
+    with own_pipe._own_turn():
+        twin = copy.deepcopy(own_pipe)
+    assert torch.equal(draw(twin), draw(own_pipe))
+    assert twin._turn.lock is not own_pipe._turn.lock
 
 
 # Captions that do not fit

@@ -22,6 +22,15 @@ def test_a_processor_says_what_it_has(has, chosen, monkeypatch, model_folder):
     assert pipe.prior.dtype == torch.float32
 
 
+def test_joined_networks_are_brought_to_a_dtype(make_pipe, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    for asked, dtype in (("auto", torch.bfloat16), (torch.float16, torch.float16)):
+        pipe = make_pipe(dtype=asked)
+        assert {pipe.decoder.dtype, pipe.upsampler_256.dtype, pipe.upsampler_1024.dtype} == {dtype}
+        assert pipe.prior.dtype == pipe.clip.dtype == torch.float32
+    assert make_pipe(decoder=pipe.decoder).decoder.dtype == torch.float16  # as it is given
+
+
 def test_an_old_torch_says_nothing(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert chosen_dtype("auto") == torch.float32

@@ -14,6 +14,7 @@ from PIL import Image
 from unclip import Decoder, Upsampler
 from unclip.diffusion.editing import resampling_segments
 from unclip.diffusion.tiles import tile_starts
+from unclip.pipeline import stages
 from unclip.pipeline.editing import fitting_size
 from unclip.pipeline.edits import check_masks
 from unclip.pipeline.enlarging import plan_passes
@@ -135,6 +136,16 @@ def test_every_form_of_a_mask_says_the_same(small):
     assert (levels(own)[~painted] == levels(picture)[~painted]).all()
 
 
+def test_a_mask_of_sixteen_bits_is_scaled_not_cut():
+    """300 of 65535 is black, though more than the 255 of a byte."""
+    levels_16 = np.full((16, 16), 300, np.uint16)
+    levels_16[:, :5], levels_16[:, 5:7] = 65535, 33000
+    for form in (levels_16, levels_16.astype(np.int32)):
+        mask = Image.fromarray(form)
+        assert mask.mode in ("I;16", "I")
+        assert check_masks(mask)[0][0, 0].sum(dim=0).tolist() == [16.0] * 7 + [0.0] * 9
+
+
 def test_to_paint_all_is_to_draw(small):
     white = Image.new("L", (64, 64), "white")
     drawn = small(CAPTION, size=64, seeds=3, output_type="pt").images
@@ -221,6 +232,19 @@ def test_a_picture_is_drawn_within_its_own_size_unless_asked(small):
     sides = [fitting_size(components, side) for side in (8, 16, 63, 64, 200, 256, 2000)]
     assert sides == [16, 16, 16, 64, 64, 256, 256]
     assert small.inpaint(noise_picture(70), hole(70), seeds=3).images[0].size == (64, 64)
+
+
+def test_pictures_that_fit_different_sizes_need_one_that_is_given(small):
+    pictures, masks = [noise_picture(64), noise_picture(16)], [hole(64), hole(16)]
+    for order in (1, -1):
+        with pytest.raises(ValueError, match="^size: the pictures fit 16, 64 pixels a side; give"):
+            small.image_to_image(pictures[::order], seeds=3)
+        with pytest.raises(ValueError, match="^size: the pictures fit 16, 64 pixels a side; give"):
+            small.inpaint(pictures[::order], masks[::order], seeds=3)
+    drawn = small.inpaint(pictures, masks, size=16, seeds=3, num_resamples=1).images
+    assert [picture.size for picture in drawn] == [(16, 16)] * 2
+    near = [noise_picture(64), noise_picture(70)]
+    assert small.image_to_image(near, seeds=3).images[0].size == (64, 64)
 
 
 # --- an inpainting decoder ---
@@ -359,6 +383,38 @@ def test_pictures_are_upscaled_alike_alone_and_together(small):
     assert (both[1:] - small.upscale(pictures[1], 256, seeds=8, output_type="pt").images).any()
 
 
+def test_a_picture_is_upscaled_by_its_own_passes_whatever_stands_beside_it(small):
+    """One of 64 needs the last upsampler alone, though one of 16 beside it needs both."""
+    tiny, large = noise_picture(16, 1), noise_picture(64, 2)
+    both = small.upscale([large, tiny, large], 256, seeds=[8, 9, 7], output_type="pt")
+    for row, picture in ((0, large), (1, tiny)):
+        alone = small.upscale(picture, 256, seeds=8 + row, output_type="pt").images[0]
+        torch.testing.assert_close(both.images[row], alone, atol=1e-4, rtol=0)
+    given = torch.from_numpy(levels(large)).permute(2, 0, 1) / 255
+    torch.testing.assert_close(both.low_res[64][0], given)
+    assert both.low_res[64].shape == (3, 3, 64, 64)
+
+
+def test_pictures_are_upscaled_a_few_at_a_time(small, monkeypatch):
+    seen = {stage: [] for stage in SIDES}
+    hooks = [
+        small.components[stage].register_forward_pre_hook(
+            lambda _, inputs, rows=rows: rows.append(len(inputs[0]))
+        )
+        for stage, rows in seen.items()
+    ]
+    monkeypatch.setattr(stages, "PIXELS_AT_ONCE_ON_CPU", 3 * 64**2)
+    pictures = [noise_picture(16, seed) for seed in range(4)]
+    settings = {f"{stage}_num_inference_steps": 1 for stage in SIDES} | {"seeds": 1}
+    bounded = small.upscale(pictures, 256, output_type="pt", **settings).images
+    assert seen == {"upsampler_256": [3, 1], "upsampler_1024": [1] * 4}
+    asked = small.upscale(pictures, 256, max_batch_size=2, output_type="pt", **settings).images
+    assert seen["upsampler_256"][2:] == seen["upsampler_1024"][4:] == [2, 2]
+    torch.testing.assert_close(asked, bounded, atol=1e-4, rtol=0)
+    for hook in hooks:
+        hook.remove()
+
+
 def smooth_picture(side):
     """A picture whose colours change slowly, so that a seam would be seen."""
     rows, columns = np.mgrid[0:side, 0:side] / side
@@ -459,11 +515,14 @@ def test_a_model_without_its_last_stage_edits_and_upscales(small, make_pipe):
         ({"mask": "white"}, "^mask: give Pillow images"),
         ({"mask": torch.ones(1, 1, 16, 16)}, "^mask: the shape"),
         ({"mask": torch.full((16, 16), 2.0)}, "^mask: a tensor"),
+        ({"mask": torch.tensor(1.0)}, "^mask: the shape"),
+        ({"mask": torch.ones(0, 16, 16)}, "^mask: the shape"),
         ({"mask": [hole(16)] * 2}, "^mask: 2 are given for 1"),
         ({"image": "cat.png"}, "^image: give Pillow"),
         ({"num_resamples": 0}, "^num_resamples: give a number from 1"),
         ({"jump_length": 2.5}, "^jump_length: give a number from 1"),
         ({"size": 100}, "^size: this model draws"),
+        ({"prompt": None, "text_embeds": torch.ones(1, 32)}, "^text_embeds: give what encode"),
         (
             {"prompt": ["a", "b"], "image": [noise_picture(16)] * 3},
             "^prompt: 2 are given where 1 or 3",
@@ -506,6 +565,7 @@ def test_a_strength_that_cannot_be_is_named(small, strength):
         ({"tile_size": 128, "tile_overlap": 128}, "^tile_overlap: give pixels from 0 to 112"),
         ({"upsampler_1024_num_inference_steps": 0.5}, "^upsampler_1024_num_inference_steps"),
         ({"seeds": [1, 2]}, "^seeds: 2 are given for 1"),
+        ({"max_batch_size": 0}, "^max_batch_size: give a number from 1"),
         ({"output_type": "jpg"}, "^output_type"),
         ({"callback_on_step_end": 3}, "^callback_on_step_end"),
     ],
@@ -521,7 +581,7 @@ def test_a_scheduler_that_cannot_repaint_is_named_before_anything_runs(small, ma
     pipe.decoder_scheduler = EulerDiscreteScheduler.from_config(pipe.decoder_scheduler.config)
     with pytest.raises(ValueError, match="^decoder_scheduler: EulerDiscreteScheduler cannot"):
         pipe.inpaint(noise_picture(16), hole(16), CAPTION)
-    stages = {"decoder": {"scheduler": "ddim"}}
-    drawn = pipe.inpaint(noise_picture(16), hole(16), CAPTION, stages=stages)
+    ddim = {"decoder": {"scheduler": "ddim"}}
+    drawn = pipe.inpaint(noise_picture(16), hole(16), CAPTION, stages=ddim)
     assert drawn.images[0].size == (16, 16)
     assert pipe.image_to_image(noise_picture(16), CAPTION).images[0].size == (16, 16)

@@ -110,6 +110,27 @@ def test_the_output_holds_what_it_takes_to_draw_it_again(pipe):
     assert first.settings["clip_x_0"] is False and first.settings["eta"] == 0.7
 
 
+def test_pictures_are_inverted_and_imagined_a_few_at_a_time(smooth):
+    """max_batch_size bounds the prior and the inversion as well as what is drawn of them."""
+    batches = {"decoder": [], "prior": []}
+    hooks = [
+        smooth.components[stage].register_forward_pre_hook(
+            lambda _, inputs, seen=seen: seen.append(len(inputs[0]))
+        )
+        for stage, seen in batches.items()
+    ]
+    few = smooth.invert([RED, BLUE, GREY], num_refinements=0, max_batch_size=2)
+    assert batches["decoder"] == [2] * STEPS + [1] * STEPS
+    settings = {"num_images": 3, "num_prior_candidates": 1, "seeds": 3, **SMALL}
+    imagined = smooth.ablate("a pear", max_batch_size=2, **settings)
+    assert batches["prior"] == [2, 2, 1, 1]
+    for hook in hooks:
+        hook.remove()
+    every = smooth.invert([RED, BLUE, GREY], num_refinements=0)
+    close(few.x_T, every.x_T, atol=1e-4)
+    close(imagined.image_embeds, smooth.ablate("a pear", **settings).image_embeds, atol=1e-5)
+
+
 # Variations
 
 
@@ -275,6 +296,9 @@ def test_projections_share_their_noise(smooth):
     assert smooth.project("a pear", components, 2, seeds=1, **SMALL).images.shape[0] == 1
     with pytest.raises(ValueError, match="^num_components: .*0 to 19"):
         smooth.project(RED, components, 20)
+    for wrong in ([], None, "3"):
+        with pytest.raises(ValueError, match="^num_components: give a"):
+            smooth.project(RED, components, wrong)
 
 
 def test_components_of_embeddings_on_a_plane():

@@ -6,14 +6,25 @@ import subprocess
 import sys
 from pathlib import Path
 
+import diffusers
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from unclip import CLIP, Decoder, UnCLIPPipeline
+from unclip.diffusion.schedulers import make_scheduler
 from unclip.pipeline import folder as folders
 from unclip.pipeline.folder import check_folder, embedded_folder, model_hash
-from unclip.pipeline.loading import ModelFileError, read_network
+from unclip.pipeline.loading import (
+    REMARKS,
+    SCHEDULERS,
+    ModelFileError,
+    read_network,
+    read_scheduler,
+    scheduler_settings,
+)
+from unclip.pipeline.saving import write_scheduler
+from unclip.pipeline.schedulers import thresholded
 
 DECODER_INDEX = "decoder/diffusion_pytorch_model.safetensors.index.json"
 
@@ -183,6 +194,37 @@ def test_settings_of_every_sampler_come_back(own_pipe, tmp_path):
     assert torch.equal(picture(own_pipe), picture(again))
 
 
+@pytest.mark.parametrize("cls", SCHEDULERS)
+def test_schedulers_made_from_another_one_s_config_come_back(cls, pipe, tmp_path):
+    """diffusers' from_config() keeps what the class does not know."""
+    bounded = thresholded(make_scheduler("ddim", "cosine", "eps"), 0.9)
+    for number, own in enumerate((pipe.decoder_scheduler, pipe.prior_scheduler, bounded)):
+        scheduler = cls.from_config(own.config)
+        folder = tmp_path / str(number)
+        write_scheduler(scheduler, folder)
+        again = read_scheduler(folder, cls.__name__, tmp_path)
+        for key in scheduler_settings(cls) - REMARKS:
+            assert again.config.get(key) == scheduler.config.get(key), key
+
+
+def test_a_scheduler_made_from_another_one_s_config_is_saved_with_the_model(own_pipe, tmp_path):
+    own = own_pipe.decoder_scheduler
+    solver = diffusers.EulerDiscreteScheduler.from_config(thresholded(own, 0.9).config)
+    own_pipe.use_sampler("decoder", solver)
+    own_pipe.save_pretrained(tmp_path / "model")
+    assert torch.equal(
+        picture(own_pipe), picture(UnCLIPPipeline.from_pretrained(tmp_path / "model"))
+    )
+
+
+def test_a_scheduler_that_could_not_be_read_again_is_not_saved(own_pipe, tmp_path):
+    own = own_pipe.decoder_scheduler.config
+    own_pipe.use_sampler("decoder", diffusers.LMSDiscreteScheduler.from_config(own))
+    with pytest.raises(ValueError, match=r"^decoder_scheduler: LMSDiscreteScheduler .*'decoder'"):
+        own_pipe.save_pretrained(tmp_path / "some" / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_old_settings_of_a_foreign_clip_are_left_out(own_pipe, tmp_path):
     own_pipe.clip.config.text_config.bad_words_ids = None
     own_pipe.save_pretrained(tmp_path / "foreign")
@@ -226,6 +268,25 @@ def test_a_folder_is_replaced_only_where_it_is_a_model_and_asked_for(pipe, spoil
     with pytest.raises(FileExistsError, match="no model"):
         pipe.save_pretrained(tmp_path / "diary", overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["diary", "spoilt"]
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float64, "bfloat16", "auto"])
+def test_nothing_is_saved_in_what_networks_cannot_be_in(pipe, dtype, tmp_path):
+    with pytest.raises(ValueError, match="^dtype: .*give"):
+        pipe.save_pretrained(tmp_path / "model", dtype=dtype)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_offloaded_weights_are_saved_once_they_are_back(own_pipe, tmp_path):
+    before = state(own_pipe)
+    own_pipe.enable_sequential_cpu_offload(device="cpu")
+    with pytest.raises(ValueError, match="^clip: its weights are offloaded; call remove_all_hooks"):
+        own_pipe.save_pretrained(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+    own_pipe.remove_all_hooks()
+    own_pipe.save_pretrained(tmp_path / "model")
+    after = state(UnCLIPPipeline.from_pretrained(tmp_path / "model"))
+    assert all(torch.equal(before[key], after[key]) for key in before)
 
 
 def test_nothing_that_is_not_finite_is_saved(own_pipe, tmp_path):

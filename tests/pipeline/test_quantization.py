@@ -106,6 +106,20 @@ def test_configs_that_cannot_be_followed(config, words):
     assert words in str(caught.value)
 
 
+def test_what_is_no_longer_whole_is_not_quantized(own_pipe, make_pipe):
+    own_pipe.quantize({"decoder": "int8"})
+    with pytest.raises(ValueError, match="^quantization_config: the decoder is quantized already"):
+        own_pipe.quantize({"prior": "int8", "decoder": "int8"})
+    assert not is_quantized(own_pipe.prior)  # nothing was begun
+    offloaded = make_pipe()
+    offloaded.enable_sequential_cpu_offload(device="cpu")
+    with pytest.raises(ValueError, match="^quantization_config: the weights of the prior are offl"):
+        offloaded.quantize({"prior": "int8"})
+    offloaded.remove_all_hooks()
+    offloaded.quantize({"prior": "int8"})
+    assert is_quantized(offloaded.prior)
+
+
 def test_what_is_not_installed_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
     with pytest.raises(ImportError, match=r"pip install 'unclip\[quant\]'"):

@@ -84,6 +84,22 @@ def test_the_best_of_many_are_those_of_highest_score(pipe):
     torch.testing.assert_close(best.images[2:3], again, atol=1e-3, rtol=0)
 
 
+def test_without_words_the_best_are_nearest_to_what_leads(pipe):
+    generator = torch.Generator().manual_seed(4)
+    image, settings = torch.rand(2, 3, 64, 64, generator=generator), {"size": 64, "seeds": 3}
+    settings |= {"num_images_per_prompt": 2, "best_of": 4, "output_type": "pt"}
+    z_img = pipe.encode_images((image * 2 - 1).split(1))
+    for leading in ({"image": image}, {"image_embeds": z_img}):
+        best = pipe(**leading, **settings)
+        found = pipe.encode_images((best.images * 2 - 1).split(1))
+        nearness = torch.cosine_similarity(found, best.image_embeds)
+        torch.testing.assert_close(best.scores, nearness)
+    mixed = pipe(["", CAPTION], image=image, **settings)  # each by what it has
+    found = pipe.encode_images((mixed.images * 2 - 1).split(1))
+    wanted = torch.cat([z_img[:1], pipe.encode(CAPTION).z_txt]).repeat_interleave(2, dim=0)
+    torch.testing.assert_close(mixed.scores, torch.cosine_similarity(found, wanted))
+
+
 def test_only_the_kept_are_finished_by_later_stages(own_pipe):
     sizes = []
     own_pipe.upsampler_256.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
@@ -114,6 +130,31 @@ def test_statistics_of_analytic_sampling_are_kept_with_the_model(own_pipe, tmp_p
     loaded = UnCLIPPipeline.from_pretrained(tmp_path / "model")
     assert (loaded.sampler("prior"), loaded.sampler("decoder")) == ("analytic", "euler")
     assert torch.equal(draw(loaded, stages={"decoder": {"scheduler": "ddpm"}}), x)
+
+
+@pytest.mark.parametrize(
+    ("given", "argument"),
+    [
+        ({"captions": []}, "captions"),
+        ({"captions": ["a", 3]}, "captions"),
+        ({"num_timesteps": 1}, "num_timesteps"),
+        ({"num_timesteps": 2.5}, "num_timesteps"),
+    ],
+)
+def test_statistics_of_nothing_are_refused(pipe, given, argument):
+    with pytest.raises(ValueError, match=f"^{argument}: give "):
+        pipe.measure_score_norms(**given)
+
+
+def test_a_text_alone_is_one_caption(pipe, own_pipe):
+    assert torch.equal(pipe.encode(CAPTION).z_txt, pipe.encode([CAPTION]).z_txt)
+    one, listed = (
+        own_pipe.measure_score_norms(given, num_timesteps=2) for given in (CAPTION, [CAPTION])
+    )
+    assert one == listed
+    for nothing in ([], None, [None]):
+        with pytest.raises(ValueError, match="^captions: give "):
+            pipe.encode(nothing)
 
 
 def test_special_tokens_in_a_caption_are_text(pipe):

@@ -99,6 +99,25 @@ def test_r30_lack_of_memory_for_latents_gives_advice(new_pipe, stage):
         own.decode(z_img, size=1024, seeds=7, max_batch_size=2, **steps)
 
 
+@pytest.mark.parametrize(
+    ("network", "named", "draw"),
+    [
+        ("upsampler_256", "upsampler_256", lambda p, x: p.upscale(x, 256, seeds=7)),
+        ("decoder", "inversion", lambda p, x: p.invert(x)),
+        ("prior", "prior", lambda p, x: p.ablate(CAPTION, num_images=2, seeds=7)),
+    ],
+)
+def test_r30_lack_of_memory_for_single_stages_gives_advice(new_pipe, network, named, draw):
+    own = new_pipe()
+
+    def lack(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    own.components[network].register_forward_pre_hook(lack)
+    with pytest.raises(torch.OutOfMemoryError, match=f"^{named}: .*give max_batch_size=1"):
+        draw(own, torch.rand(2, 3, 64, 64))
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_r30_lack_of_memory_gives_advice_and_passes(new_pipe, stage, figure):
     own = new_pipe()

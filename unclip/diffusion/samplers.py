@@ -83,7 +83,8 @@ def sampler_name(scheduler: SchedulerMixin) -> str:
     config, kind = scheduler.config, type(scheduler).__name__
     if kind == "DDPMScheduler":
         return "analytic" if config.get("analytic", False) else "ddpm"
-    if config.get("algorithm_type") == "sde-dpmsolver++":
+    is_multistep = kind == "DPMSolverMultistepScheduler"  # others may keep its settings unread
+    if is_multistep and config.get("algorithm_type") == "sde-dpmsolver++":
         return "dpm++sde"
     names = (name for name, sampler in SAMPLERS.items() if sampler.class_name == kind)
     return next(names, kind)

@@ -69,13 +69,19 @@ def paired_ratio(
 ) -> Ratio:
     """mean(a) / mean(b) and its bootstrap interval, prompts drawn in pairs.
 
-    a, b: [N], b of positive mean: the same prompts. ValueError where that is not so.
+    a, b: [N], b of positive mean: the same prompts. ValueError where that is not so. Where b's mean
+    may as well be 0, an end is infinite; draws of which both means are 0 say nothing of a ratio.
     """
     a, b = _check_pairs(a, b)
     if not b.mean() > 0:
         raise ValueError(f"b: give numbers of a positive mean, not {float(b.mean()):g}")
     means = _redrawn_means(torch.stack([a, b], dim=1), num_draws, seed)  # [num_draws, 2]
-    return Ratio(float(a.mean() / b.mean()), *_middle(means[:, 0] / means[:, 1], level))
+    over, under = means[:, 0], means[:, 1].clamp(min=0)
+    told = (over != 0) | (under > 0)
+    if not told.any():
+        raise ValueError(f"num_draws: both means are 0 in all of {num_draws}; give more")
+    ends = _middle((over / under)[told], level, "nearest")  # between infinities lies no number
+    return Ratio(float(a.mean() / b.mean()), *ends)
 
 
 def wilson_interval(wins: float, total: int, level: float = 0.95) -> Interval:
@@ -116,11 +122,12 @@ def _redrawn_means(values: Tensor, num_draws: int, seed: int) -> Tensor:
     return torch.cat(means)
 
 
-def _middle(values: Tensor, level: float) -> Interval:
-    """The ends of the middle share `level` of values [N]."""
+def _middle(values: Tensor, level: float, interpolation: str = "linear") -> Interval:
+    """The ends of the middle share `level` of values [N]; interpolation is that of quantile()."""
     _check_level(level)
     tail = (1 - level) / 2
-    ends = values.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64))
+    shares = torch.tensor([tail, 1 - tail], dtype=torch.float64)
+    ends = values.quantile(shares, interpolation=interpolation)
     return Interval(*ends.tolist())
 
 

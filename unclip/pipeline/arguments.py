@@ -86,6 +86,11 @@ def check_count(argument: str, value: Any) -> int:
     return value
 
 
+def check_batch_size(value: Any) -> int | None:
+    """The pictures to draw at a time; None leaves that to the stages."""
+    return None if value is None else check_count("max_batch_size", value)
+
+
 def check_guidance(argument: str, value: Any) -> float:
     """A guidance scale from 0 (the caption has no say) over 1 (no guidance) to 100."""
     number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from unclip.models.clip import TextEncoding
+from unclip.pipeline.arguments import short
 from unclip.pipeline.edits import Edit
 
 TENSOR_INPUTS = ("x_t", "latents", "z_img", "z_txt", "x_low")  # what a callback may ask for
@@ -89,7 +90,7 @@ class Report:
             told |= {name: values[name] for name in FACTS}
             changed = self.callback(pipeline, step, t, told)
             self.check()
-            return self.replacement(changed)
+            return self.replacement(changed, values["x_t"])
 
         return report
 
@@ -105,16 +106,22 @@ class Report:
             yield index
 
     @staticmethod
-    def replacement(changed: Any) -> Mapping[str, Tensor] | None:
-        """What a callback returned, as a stage reads it."""
+    def replacement(changed: Any, x_t: Tensor) -> Mapping[str, Tensor] | None:
+        """What a callback returned in place of x_t, as a stage reads it."""
         if not isinstance(changed, Mapping):
             return None
         unknown = set(changed) - {*TENSOR_INPUTS, *FACTS}
         if unknown:
             raise ValueError(f"callback_on_step_end: it returned {sorted(unknown)[0]!r}; give x_t")
-        if "latents" in changed and "x_t" not in changed:
-            return {"x_t": changed["latents"]}
-        return changed
+        given = changed.get("x_t", changed.get("latents"))
+        if given is None:
+            return None
+        if not isinstance(given, Tensor) or given.shape != x_t.shape:
+            raise ValueError(
+                f"callback_on_step_end: it returned {short(given)} in place of x_t; give a tensor "
+                f"{list(x_t.shape)}"
+            )
+        return {"x_t": given}
 
 
 def check_report(callback: Any, tensor_inputs: Any, interrupt: Any) -> Report:

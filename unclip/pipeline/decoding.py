@@ -118,8 +118,7 @@ def check_decoding(
     arguments.check_choice("output_type", asked.output_type, arguments.OUTPUT_TYPES)
     asked.report.check()
     arguments.check_count("num_prior_candidates", asked.num_prior_candidates)
-    if asked.max_batch_size is not None:
-        arguments.check_count("max_batch_size", asked.max_batch_size)
+    arguments.check_batch_size(asked.max_batch_size)
     check_whole("num_refinements", asked.num_refinements, 0, MAX_REFINEMENTS)
     return replace(
         asked,

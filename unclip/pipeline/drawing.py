@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unclip.models.clip import TextEncoding
 from unclip.pipeline.arguments import GUIDED
 from unclip.pipeline.call import Conditions, best_of, with_advice
 from unclip.pipeline.order import Order
@@ -57,7 +56,7 @@ class Drawing:
             batches = conditions.batches(at_once)
             drawn.append(torch.cat([self._draw_stage(stage, order, batch) for batch in batches]))
             if order.num_drawn > order.num_kept and stage == self._ranked_at(order):
-                scores = self._scores(drawn[-1], conditions.text)
+                scores = self._scores(drawn[-1], wanted_of(order, conditions))
                 kept = best_of(scores, order.num_drawn, order.num_kept)
                 conditions, scores = conditions.select(kept), scores[kept]
                 drawn = [x[kept] for x in drawn]
@@ -106,10 +105,10 @@ class Drawing:
             (stage for stage, side in order.stages.items() if side >= seen), list(order.stages)[-1]
         )
 
-    def _scores(self, x: Tensor, text: TextEncoding) -> Tensor:
-        """The cosine [B] of CLIP's embeddings of pictures [B, 3, S, S] and of their captions."""
+    def _scores(self, x: Tensor, wanted: Tensor) -> Tensor:
+        """The cosine [B] of CLIP's embeddings of pictures [B, 3, S, S] and of wanted [B, D]."""
         z_img = self.encode_images(x.split(1)).cpu()
-        return F.cosine_similarity(z_img, text.z_txt.cpu(), dim=-1)
+        return F.cosine_similarity(z_img, wanted, dim=-1)
 
     def _finish(
         self, order: Order, conditions: Conditions, drawn: list[Tensor], scores: Tensor | None
@@ -129,3 +128,12 @@ class Drawing:
             conditions.text,
             scores,
         )
+
+
+def wanted_of(order: Order, conditions: Conditions) -> Tensor:
+    """What pictures are ranked by [B, D]: their captions; without words, the z_img that leads."""
+    z_txt = conditions.text.z_txt.float().cpu()
+    if order.text is not None or not order.led:
+        return z_txt
+    wordless = torch.tensor([not order.captions[n] for n in order.subjects])
+    return torch.where(wordless[:, None], conditions.z_img.float().cpu(), z_txt)

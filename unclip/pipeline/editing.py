@@ -19,11 +19,12 @@ from PIL import Image
 from torch import Tensor
 
 from unclip.diffusion.timesteps import Steps
-from unclip.pipeline import arguments, edits, enlarging
+from unclip.pipeline import arguments, edits, enlarging, stages
 from unclip.pipeline.advice import refuse_unknown
-from unclip.pipeline.call import Report, check_report
+from unclip.pipeline.call import Report, check_report, with_advice
 from unclip.pipeline.edits import Edit
 from unclip.pipeline.enlarging import Pass
+from unclip.pipeline.memory import in_turn
 from unclip.pipeline.output import UnCLIPOutput, finished
 
 Pictures = Image.Image | list[Image.Image] | Tensor
@@ -56,8 +57,9 @@ class Editing:
         mask: Pillow images of the picture's size, white (or transparent) where to paint, or a
             tensor [H, W] or [N, H, W], True where to paint. Without it, the transparency of image.
         prompt: what the whole picture shows afterwards.
-        size: the largest that the model draws within the picture's own, unless given. Known pixels
-            are those of the picture at this size: the picture's own where the sides are equal.
+        size: the largest that the model draws within the picture's own, unless given; pictures of
+            which that is not the same need it. Known pixels are those of the picture at this size:
+            the picture's own where the sides are equal.
         num_resamples, jump_length: every jump_length steps the decoder goes back as many, until
             they were run num_resamples times; 10 and 4, but 1 time by an inpainting decoder.
 
@@ -106,6 +108,8 @@ class Editing:
 
         strength: above 0 and up to 1, the share of the decoder's steps that are run: the more, the
             less of the picture is left. The upsamplers follow what the decoder has drawn.
+
+        The other arguments, and the errors, are those of inpaint().
         """
         strength = edits.check_strength(strength)
         edit = Edit(arguments.check_pictures(image), [], strength)
@@ -130,12 +134,11 @@ class Editing:
     ) -> UnCLIPOutput:
         """What a call of the pipeline makes of an edit."""
         if size is None:
-            size = fitting_size(self.components, edit.pictures[0].shape[-1])
+            size = common_size(self.components, edit.pictures)
         prompt = None if prompt is None else arguments.check_texts("prompt", prompt)
-        embeddings = arguments.check_embeddings(
-            settings.get("image_embeds"), self.decoder.config.embedding_dim
-        )
-        text = settings.get("text_embeds")
+        dim = self.decoder.config.embedding_dim
+        embeddings = arguments.check_embeddings(settings.get("image_embeds"), dim)
+        text = arguments.check_text_embeds(settings.get("text_embeds"), dim)
         given = (edit.pictures, prompt, embeddings, None if text is None else text.z_txt)
         num_subjects = max(len(values) for values in given if values is not None)
         edit = replace(
@@ -164,6 +167,7 @@ class Editing:
         return output if settings.get("return_dict", True) else output.to_tuple()
 
     @torch.no_grad()
+    @in_turn
     def upscale(
         self,
         image: Pictures,
@@ -174,6 +178,7 @@ class Editing:
         tile_overlap: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         seeds: int | list[int] | None = None,
+        max_batch_size: int | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable | None = None,
@@ -185,7 +190,8 @@ class Editing:
 
         size: pixels a side; the last upsampler's unless given, or twice or four times as many.
             Then it is run again, tile by tile. Every pass begins with a quarter of its side, to
-            which the picture is reduced; where it is smaller, earlier passes enlarge it first.
+            which the picture is reduced; where it is smaller, earlier passes enlarge it first. A
+            picture that needs none of these, beside others that do, is in low_res as it was given.
         tile_size: pixels a side of what an upsampler draws at once; its own size unless given.
         tile_overlap: pixels that tiles share at least; a quarter of a tile unless given.
 
@@ -198,18 +204,19 @@ class Editing:
         pictures = arguments.check_pictures(image)
         sides = [picture.shape[-1] for picture in pictures]
         size = enlarging.check_larger(size, max(sides), self.components)
-        asked = {
-            "upsampler_256": upsampler_256_num_inference_steps,
-            "upsampler_1024": upsampler_1024_num_inference_steps,
-        }
+        at_once = arguments.check_batch_size(max_batch_size)
+        asked = (upsampler_256_num_inference_steps, upsampler_1024_num_inference_steps)
         default = self.config.default_steps
-        steps = {name: default[name] if own is None else own for name, own in asked.items()}
+        steps = {
+            name: default[name] if own is None else own
+            for name, own in zip(arguments.STAGES[2:], asked, strict=True)
+        }
         passes = enlarging.check_passes(
             self.components, steps, size, min(sides), tile_size, tile_overlap
         )
         seeds = arguments.image_seeds(generator, seeds, len(pictures))
         report.check()
-        *earlier, x = self._passed(pictures, passes, seeds, report)
+        *earlier, x = self._passed(pictures, passes, seeds, report, at_once)
         self.maybe_free_model_hooks()
         output = UnCLIPOutput(
             finished(edits.resized_picture(x, size), output_type),
@@ -226,17 +233,35 @@ class Editing:
         passes: list[Pass],
         seeds: list[int],
         report: Report,
+        max_batch_size: int | None,
     ) -> list[Tensor]:
-        """Pictures [B, 3, S, S] after every pass."""
-        x = torch.cat([edits.resized_picture(x, passes[0].side // 4) for x in pictures])
-        made: list[Tensor] = []
-        for each in passes:
-            x_low = edits.resized_picture(x, each.side // 4)
-            tiles = {"tile_size": each.tile_size, "tile_overlap": each.tile_overlap}
-            on_step = report.on_step(x_low=x_low)
-            x = self.upsample(x_low, seeds, each.stage, each.steps, on_step, **tiles).float()
-            made.append(x)
+        """Pictures [B, 3, S, S] after every pass, on the CPU; resized where one is not needed."""
+        begins = [enlarging.first_needed(passes, picture.shape[-1]) for picture in pictures]
+        x, made = list(pictures), []
+        for number, each in enumerate(passes):
+            network = self.components[each.stage]
+            at_once = max_batch_size or stages.pictures_at_once(network, each.side)
+            rows = [row for row, begin in enumerate(begins) if begin <= number]
+            for part in stages.batches(len(rows), at_once):
+                lows = [edits.resized_picture(x[row], each.side // 4) for row in rows[part]]
+                drawn = self._pass(
+                    each, torch.cat(lows), [seeds[row] for row in rows[part]], report
+                )
+                for row, one in zip(rows[part], drawn.split(1), strict=True):
+                    x[row] = one
+            made.append(torch.cat([edits.resized_picture(one, each.side) for one in x]))
         return made
+
+    def _pass(self, each: Pass, x_low: Tensor, seeds: list[int], report: Report) -> Tensor:
+        """What a pass makes of a batch, on the CPU; with advice where memory runs out."""
+        tiles = {"tile_size": each.tile_size, "tile_overlap": each.tile_overlap}
+        on_step = report.on_step(x_low=x_low)
+
+        def draw() -> Tensor:
+            x = self.upsample(x_low, seeds, each.stage, each.steps, on_step, **tiles)
+            return x.float().cpu()
+
+        return with_advice(draw, each.stage, len(seeds), self.components[each.stage].dtype)
 
     def _passes_noted(self, passes: list[Pass], size: int) -> dict[str, Any]:
         """What upscale did, in words that JSON can hold."""
@@ -257,3 +282,16 @@ def fitting_size(components: dict[str, Any], side: int) -> int:
     """The largest size of a model's stages within a side, or else the smallest."""
     sides = list(arguments.check_size(None, components).values())
     return max((each for each in sides if each <= side), default=min(sides))
+
+
+def common_size(components: dict[str, Any], pictures: Sequence[Tensor]) -> int:
+    """The size that fits pictures [1, 3, S, S], all of them.
+
+    Raises:
+        ValueError: where they fit different sizes, of which none is to be preferred.
+    """
+    sizes = sorted({fitting_size(components, picture.shape[-1]) for picture in pictures})
+    if len(sizes) > 1:
+        listing = ", ".join(map(str, sizes))
+        raise ValueError(f"size: the pictures fit {listing} pixels a side; give one size for all")
+    return sizes[0]

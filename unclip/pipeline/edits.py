@@ -23,7 +23,7 @@ from unclip.diffusion.editing import check_scheduler, denoise_from, repaint
 from unclip.diffusion.noise import child_generators
 from unclip.models.decoder import known_part
 from unclip.models.upsampler import resize
-from unclip.pictures import decode, upright
+from unclip.pictures import decode, in_8_bits, upright
 from unclip.pipeline.arguments import central_square, check_whole_pictures, short
 
 MAX_JUMPS = 1000
@@ -149,13 +149,11 @@ def check_masks(mask: Any) -> list[Tensor]:
     """Masks [1, 1, H, W], 1 where to paint.
 
     Of a Pillow image that is what is transparent, or in one that hides nothing what is white
-    (128 and more of 255, colours by their lightness); of a tensor [H, W] or [N, H, W] what is
-    True, or 0.5 and more.
+    (128 and more of 255, or as much of 16 bits; colours by their lightness); of a tensor [H, W]
+    or [N, H, W] what is True, or 0.5 and more.
     """
     if isinstance(mask, Tensor):
-        return [
-            check_mask_tensor(one)[None, None] for one in (mask[None] if mask.ndim == 2 else mask)
-        ]
+        return [one[None, None] for one in check_mask_tensor(mask)]
     masks = mask if isinstance(mask, list | tuple) else [mask]
     if not masks or not all(isinstance(one, Image.Image) for one in masks):
         raise ValueError(f"mask: give Pillow images or a tensor [H, W], not {short(mask)}")
@@ -163,17 +161,17 @@ def check_masks(mask: Any) -> list[Tensor]:
 
 
 def check_mask_tensor(mask: Tensor) -> Tensor:
-    """A mask [H, W] as 0 and 1."""
-    if mask.ndim != 2 or not mask.numel():
+    """A mask [H, W], or several [N, H, W], as [N, H, W] of 0 and 1."""
+    if mask.ndim not in (2, 3) or not mask.numel():
         raise ValueError(f"mask: the shape must be [H, W] or [N, H, W], not {list(mask.shape)}")
     if not ((mask >= 0) & (mask <= 1)).all():
         raise ValueError("mask: a tensor must hold True and False, or numbers from 0 to 1")
-    return (mask.float() >= 0.5).float()
+    return (mask.float() >= 0.5).float().reshape(-1, *mask.shape[-2:])
 
 
 def mask_of(picture: Image.Image) -> Tensor:
     """A Pillow image as a mask [1, 1, H, W]: 1 where it is transparent, else where it is light."""
-    picture = upright(decode(picture))
+    picture = in_8_bits(upright(decode(picture)))
     if is_see_through(picture):
         painted = picture.convert("RGBA").getchannel("A").point(lambda level: 255 - level)
     else:

@@ -7,7 +7,7 @@ whatever it is given. Where a picture is smaller than a pass begins with, an ear
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +88,15 @@ def plan_passes(size: int, side: int, sides: Mapping[str, int]) -> list[tuple[st
         passes.insert(0, (stage, to))
         size = to // 4
     return passes
+
+
+def first_needed(passes: Sequence[Pass], side: int) -> int:
+    """The first of the passes that a picture of a side needs: the last that it is large enough for.
+
+    The passes of a larger picture are the last ones of a smaller one's.
+    """
+    enough = [number for number, each in enumerate(passes) if each.side // 4 <= side]
+    return max(enough, default=0)
 
 
 def check_tiles(network: Upsampler, tile_size: Any, tile_overlap: Any) -> tuple[int, int]:

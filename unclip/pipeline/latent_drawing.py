@@ -16,6 +16,7 @@ from torch import Tensor
 from unclip.diffusion.inversion import ddim_invert
 from unclip.diffusion.noise import child_generators
 from unclip.diffusion.schedulers import make_scheduler
+from unclip.models.clip import TextEncoding
 from unclip.models.decoder import Decoder
 from unclip.pipeline import arguments, decoding, stages
 from unclip.pipeline.call import with_advice
@@ -70,13 +71,24 @@ class LatentDrawing:
                 "subjects: this model has no prior; give pictures in place of captions"
             )
         text = self.encode(captions)
-        return self.sample_prior(
-            text,
-            seeds,
-            guidance_scale=chosen.prior_guidance_scale,
-            steps=chosen.steps("prior"),
-            num_candidates=chosen.num_prior_candidates,
-            on_step=chosen.report.on_step(z_txt=text.z_txt),
+        parts = stages.batches(len(seeds), chosen.max_batch_size or len(seeds))
+        return torch.cat(
+            [self._imagine_batch(text.select(rows), seeds[rows], chosen) for rows in parts]
+        )
+
+    def _imagine_batch(self, text: TextEncoding, seeds: Sequence[int], chosen: Decoding) -> Tensor:
+        """The prior's z_img of a batch, on the CPU; with advice where memory runs out."""
+        settings: dict[str, Any] = {
+            "guidance_scale": chosen.prior_guidance_scale,
+            "steps": chosen.steps("prior"),
+            "num_candidates": chosen.num_prior_candidates,
+            "on_step": chosen.report.on_step(z_txt=text.z_txt),
+        }
+        return with_advice(
+            lambda: self.sample_prior(text, seeds, **settings).cpu(),
+            "prior",
+            len(seeds),
+            self.prior.dtype,
         )
 
     def _latents_of(
@@ -101,21 +113,35 @@ class LatentDrawing:
 
     def _invert(self, pictures: Sequence[Tensor], chosen: Decoding) -> Latents:
         """The latents of pictures, each [1, 3, S, S] in [-1, 1] of any S."""
+        at_once = chosen.max_batch_size or stages.pictures_at_once(
+            self.decoder, self.decoder.config.size
+        )
+        parts = stages.batches(len(pictures), at_once)
+        return Latents.cat([self._invert_batch(pictures[rows], chosen) for rows in parts])
+
+    def _invert_batch(self, pictures: Sequence[Tensor], chosen: Decoding) -> Latents:
+        """The latents of a batch, on the CPU; with advice where memory runs out."""
         size = self.decoder.config.size
         x_0 = torch.cat([resized(picture, size) for picture in pictures])
         z_img = self.encode_images(pictures)
         stage = self._ddim_stage(chosen, z_img)
-        x_T = ddim_invert(
-            self._predictor(stage, z_img, chosen),
-            x_0.to(stage.device),
-            stage.scheduler,
-            stage.steps,
-            stage.learned_variance,
-            chosen.num_refinements,
-            progress=lambda indices: chosen.report.watched(self._bar("inversion", indices)),
-            stage="inversion",
+
+        def invert() -> Tensor:
+            x_T = ddim_invert(
+                self._predictor(stage, z_img, chosen),
+                x_0.to(stage.device),
+                stage.scheduler,
+                stage.steps,
+                stage.learned_variance,
+                chosen.num_refinements,
+                progress=lambda indices: chosen.report.watched(self._bar("inversion", indices)),
+                stage="inversion",
+            )
+            return x_T.cpu()
+
+        return Latents(
+            z_img.cpu(), with_advice(invert, "inversion", len(pictures), self.decoder.dtype)
         )
-        return Latents(z_img.cpu(), x_T.cpu())
 
     def _predictor(self, stage: stages.Stage, z_img: Tensor, chosen: Decoding):
         """The decoder's guided prediction for z_img [B, D] and the settings' texts."""
@@ -149,8 +175,7 @@ class LatentDrawing:
             network = self.components[name]
             at_once = chosen.max_batch_size or stages.pictures_at_once(network, side)
             batches = []
-            for first in range(0, len(seeds), at_once):
-                rows = slice(first, first + at_once)
+            for rows in stages.batches(len(seeds), at_once):
                 part = Latents(*(member[rows] for member in latents))
                 x_low = drawn[-1][rows] if drawn else None
                 batches.append(self._draw_batch(name, part, seeds[rows], chosen, x_low))

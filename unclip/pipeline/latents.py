@@ -18,6 +18,7 @@ from unclip.diffusion.interpolation import slerp
 from unclip.pipeline import arguments, decoding
 from unclip.pipeline.directions import between, path, text_difference, weighted_sum
 from unclip.pipeline.latent_drawing import LatentDrawing, LatentOutput, Latents
+from unclip.pipeline.memory import in_turn
 from unclip.pipeline.principal_components import PrincipalComponents
 from unclip.pipeline.subjects import Subject, any_picture, check_subjects, check_weights
 
@@ -35,6 +36,7 @@ class LatentOperations(LatentDrawing):
     # --- between pictures and latents ---------------------------------------------------------
 
     @torch.no_grad()
+    @in_turn
     def invert(self, image: Any, **settings) -> Latents:
         """The latents of pictures: z_img by CLIP, x_T by DDIM inversion with that z_img.
 
@@ -45,6 +47,7 @@ class LatentOperations(LatentDrawing):
         return self._invert(pictures, self._decoding(settings, own_noise=True))
 
     @torch.no_grad()
+    @in_turn
     def decode(
         self, z_img: Tensor, x_T: Tensor | None = None, num_images: int = 1, **settings
     ) -> LatentOutput | tuple:
@@ -67,6 +70,7 @@ class LatentOperations(LatentDrawing):
         return self.vary(image, eta=0.0, **settings)
 
     @torch.no_grad()
+    @in_turn
     def vary(
         self, image: Any, num_images: int = 1, eta: float | None = 0.5, **settings
     ) -> LatentOutput | tuple:
@@ -90,6 +94,7 @@ class LatentOperations(LatentDrawing):
     # --- moving z_img -------------------------------------------------------------------------
 
     @torch.no_grad()
+    @in_turn
     def interpolate(
         self, subjects: Sequence[Subject], num_frames: int = 7, noise: str = "slerp", **settings
     ) -> LatentOutput | tuple:
@@ -119,6 +124,7 @@ class LatentOperations(LatentDrawing):
         return self._draw_latents(Latents.cat(frames), [seed] * len(frames), chosen)
 
     @torch.no_grad()
+    @in_turn
     def text_diff(
         self,
         subject: Subject,
@@ -149,6 +155,7 @@ class LatentOperations(LatentDrawing):
         return self._draw_latents(latents, [seed] * len(thetas), chosen)
 
     @torch.no_grad()
+    @in_turn
     def mix(
         self,
         subjects: Sequence[Subject],
@@ -173,6 +180,7 @@ class LatentOperations(LatentDrawing):
         )
 
     @torch.no_grad()
+    @in_turn
     def project(
         self,
         subject: Subject,
@@ -185,7 +193,9 @@ class LatentOperations(LatentDrawing):
         A picture for each k of num_components, all from the same noise.
         """
         subjects = check_subjects("subject", [subject])
-        counts = [num_components] if isinstance(num_components, int) else list(num_components)
+        counts = list(num_components) if isinstance(num_components, Sequence) else [num_components]
+        if not counts:
+            raise ValueError("num_components: give a number or several, not none")
         for count in counts:
             decoding.check_whole("num_components", count, 0, components.num_components)
         chosen, seed = self._one_seed(settings, own_noise=False)
@@ -195,6 +205,7 @@ class LatentOperations(LatentDrawing):
         return self._draw_latents(latents, [seed] * len(counts), chosen)
 
     @torch.no_grad()
+    @in_turn
     def ablate(
         self, prompt: str, condition: str = "prior", num_images: int = 1, **settings
     ) -> LatentOutput | tuple:

@@ -59,6 +59,8 @@ HEEDED = {
     "analytic",
     "score_norms",
     "thresholding",
+    "dynamic_thresholding_ratio",
+    "sample_max_value",
 }
 SETTINGS = ("default_steps", "default_guidance")
 
@@ -254,17 +256,21 @@ def read_scheduler(folder: Path, class_name: str, root: Path) -> SchedulerMixin:
         raise ModelFileError(f"{path}: {class_name} is no scheduler that can be read")
     if config.get("_class_name") != class_name:
         raise ModelFileError(f"{path}: _class_name must be {class_name}")
+    refuse_unknown(path, config, scheduler_settings(cls))
     known = set(inspect.signature(cls.__init__).parameters)
-    extra = HEEDED - known
-    refuse_unknown(path, config, known | extra | REMARKS)
     try:
         scheduler = cls(**{key: value for key, value in config.items() if key in known})
     except Exception as error:
         raise ModelFileError(f"{path}: {one_line(error)}") from error
-    scheduler.register_to_config(**{key: config[key] for key in extra if key in config})
+    scheduler.register_to_config(**{key: config[key] for key in HEEDED - known if key in config})
     if not torch.isfinite(scheduler.alphas_cumprod).all():
         raise ModelFileError(f"{path}: the noise schedule is not finite")
     return scheduler
+
+
+def scheduler_settings(cls: type[SchedulerMixin]) -> set[str]:
+    """What the config file of a scheduler may hold: what its class or denoise() reads."""
+    return set(inspect.signature(cls.__init__).parameters) | HEEDED | REMARKS
 
 
 # Building and filling networks

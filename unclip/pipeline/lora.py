@@ -22,7 +22,7 @@ from unclip.pipeline.loading import (
     read_tensors,
     refuse_unknown,
 )
-from unclip.pipeline.quantization import is_quantized
+from unclip.pipeline.quantization import is_offloaded, is_quantized
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's names
 STAGES = ("prior", "decoder")
@@ -122,9 +122,13 @@ class Lora:
         return change.stage
 
     def unload_lora(self) -> None:
-        """Take away all that load_lora has added; the weights are again what they were."""
+        """Take away all that load_lora has added; the weights are again what they were.
+
+        Raises:
+            ValueError: when the weights are quantized, or rest on another device by offloading.
+        """
         for stage, _ in self.__dict__.get("_lora_originals", {}):
-            check_whole(self.components[stage], stage)
+            check_within_reach(self.components[stage], stage)
         for (stage, name), original in self.__dict__.pop("_lora_originals", {}).items():
             layer: Any = self.components[stage].get_submodule(name)
             layer.weight.data.copy_(original)
@@ -134,6 +138,14 @@ def check_whole(network: nn.Module, stage: str) -> None:
     """Refuse to change weights that are no longer what was stored."""
     if is_quantized(network):
         raise ValueError(f"source: the {stage} is quantized; add a LoRA first, then quantize()")
+
+
+def check_within_reach(network: nn.Module, stage: str) -> None:
+    """Refuse to take a LoRA from weights that cannot be written where they are."""
+    if is_quantized(network):
+        raise ValueError(f"lora: the {stage} is quantized; unload it before quantize()")
+    if is_offloaded(network):
+        raise ValueError("lora: unload it before offloading the model, or after remove_all_hooks()")
 
 
 def layer_of(network: nn.Module, name: str, change: Change, source: str | Path) -> nn.Module:

@@ -3,13 +3,20 @@
 Methods of UnCLIPPipeline. Model offloading is diffusers' own, with the prior included. What a
 stage needs of a weight outside of a forward pass (the prior's statistics, the decoder's null
 embedding, CLIP's towers) is brought to the device by hand: see stages.execution_device.
+
+Hooks that move or cast weights know nothing of threads: where there are any, what draws is done
+in_turn.
 """
 
 from __future__ import annotations
 
+import functools
 import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from accelerate import cpu_offload
@@ -22,9 +29,39 @@ from unclip.models.layers import compile_layers
 from unclip.pipeline.arguments import STAGES
 from unclip.pipeline.quantization import quantize_networks
 
+HOOKS = {"_hf_hook", "_diffusers_hook"}  # what accelerate and diffusers leave in a module
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+class Turn:
+    """The lock of a pipeline whose calls take turns, which a thread may take again within its own.
+
+    A deep copy of a pipeline has networks of its own, and so another lock.
+    """
+
+    def __init__(self):
+        self.lock = threading.RLock()
+
+    def __reduce__(self) -> tuple:
+        return Turn, ()
+
+
+def in_turn(method: Method) -> Method:
+    """Let a method of a pipeline wait for those of other threads where hooks are set."""
+
+    @functools.wraps(method)
+    def waiting(pipeline: Memory, *args: Any, **kwargs: Any) -> Any:
+        with pipeline._own_turn():
+            return method(pipeline, *args, **kwargs)
+
+    return waiting
+
 
 class Memory:
-    """Devices and dtypes; less memory, or more speed, for the same pictures."""
+    """Devices and dtypes; less memory, or more speed, for the same pictures.
+
+    While networks are offloaded or cast layer by layer, calls of several threads take turns.
+    """
 
     def to(self, *args, **kwargs) -> Self:
         """Move all networks to a device, and the decoder and the upsamplers to a dtype."""
@@ -105,6 +142,16 @@ class Memory:
             if self.components[stage] is not None:
                 compile_layers(self.components[stage], **{"dynamic": False, **settings})
 
+    @contextmanager
+    def _own_turn(self) -> Iterator[None]:
+        """No other thread draws meanwhile where hooks are set; elsewhere, nothing."""
+        with self.__dict__.setdefault("_turn", Turn()).lock:
+            # Asked within the lock: at the end of a call hooks are gone for a moment.
+            if any(map(is_hooked, self.networks())):
+                yield
+                return
+        yield
+
     def networks(self) -> list[nn.Module]:
         """CLIP and the networks of the stages that this model has."""
         parts = (self.components[name] for name in ("clip", *STAGES))
@@ -118,6 +165,11 @@ class Memory:
     @_interrupt.setter
     def _interrupt(self, value: bool) -> None:
         raise AttributeError("_interrupt: give the call interrupt=threading.Event() and set that")
+
+
+def is_hooked(network: nn.Module) -> bool:
+    """Whether a library moves or casts a network's weights as it runs."""
+    return any(HOOKS & vars(module).keys() for module in network.modules())
 
 
 def brought(network: nn.Module) -> nn.Module:

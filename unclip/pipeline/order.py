@@ -80,8 +80,6 @@ def check_order(
         given["edit"].check({stage: settings[stage].scheduler for stage in stages})
     num_candidates = arguments.check_count("num_prior_candidates", given["num_prior_candidates"])
     num_images = num_subjects * num_drawn
-    if given["max_batch_size"] is not None:
-        arguments.check_count("max_batch_size", given["max_batch_size"])
     return Order(
         captions=spread("prompt", captions or [""], num_subjects),
         text=None if text is None else arguments.spread_text(text, num_subjects),
@@ -96,7 +94,7 @@ def check_order(
         settings=settings,
         num_candidates=num_candidates,
         x_T=check_latent_shapes(settings, components, stages, num_images, num_candidates),
-        max_batch_size=given["max_batch_size"],
+        max_batch_size=arguments.check_batch_size(given["max_batch_size"]),
         report=check_report(
             given["callback_on_step_end"],
             given["callback_on_step_end_tensor_inputs"],

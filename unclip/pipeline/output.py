@@ -30,8 +30,8 @@ class UnCLIPOutput(BaseOutput):
         low_res: pictures of the earlier stages by their side (64, 256), in the form of images.
         settings: what else it takes to draw them again: stages, steps, guidance, sampler, size.
         text_embeds: the captions of the pictures as encode() gives them [B].
-        scores: cosine of CLIP's embeddings of each picture and its caption [B], where best_of
-            asked for them.
+        scores: cosine of CLIP's embeddings of each picture and its caption, or without words what
+            leads it [B], where best_of asked for them.
     """
 
     images: Images

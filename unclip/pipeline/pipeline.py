@@ -34,7 +34,7 @@ from unclip.pipeline.editing import Editing
 from unclip.pipeline.edits import Edit
 from unclip.pipeline.latents import LatentOperations
 from unclip.pipeline.lora import Lora
-from unclip.pipeline.memory import Memory
+from unclip.pipeline.memory import Memory, in_turn
 from unclip.pipeline.order import check_order
 from unclip.pipeline.output import UnCLIPOutput
 from unclip.pipeline.settings import StageSettings
@@ -131,6 +131,7 @@ class UnCLIPPipeline(
                 self.components[name].eval()
 
     @torch.no_grad()
+    @in_turn
     def __call__(
         self,
         prompt: str | list[str] | None = None,
@@ -171,7 +172,8 @@ class UnCLIPPipeline(
         num_prior_candidates: embeddings the prior draws, of which the nearest to z_txt is kept.
         stages: all that can be said of single stages, see StageSettings; it goes before the others.
         best_of: pictures drawn for each prompt; the num_images_per_prompt that CLIP ranks highest
-            are kept, and finished by the later stages.
+            are kept, and finished by the later stages. They are ranked by their nearness to the
+            prompt, or where there is none to the image or image_embeds that leads.
         seeds, generator: one seed n for n, n+1, n+2, ..., or one for each picture that is drawn; or
             what draws them. A picture depends on its caption, settings and seed alone.
         max_batch_size: pictures at a time; unless given, as many as have 4 megapixels in a stage,

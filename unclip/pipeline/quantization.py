@@ -27,12 +27,16 @@ def quantize_networks(components: Mapping[str, Any], asked: Any) -> None:
     """Quantize the networks of a pipeline in place, as from_pretrained describes it.
 
     Raises:
-        ValueError: for a config that none of the networks can follow, by name.
+        ValueError: for a config that none of the networks can follow, by name, and for networks
+            that are quantized already or offloaded layer by layer.
         ImportError: where the library that it needs is not installed.
     """
-    for stage, config in configs_by_stage(asked).items():
-        if components[stage] is not None:
-            quantize(components[stage], copy.deepcopy(config), stage)
+    configs = configs_by_stage(asked)
+    present = [stage for stage in configs if components[stage] is not None]
+    for stage in present:  # before any is changed
+        check_quantizable(components[stage], stage)
+    for stage in present:
+        quantize(components[stage], copy.deepcopy(configs[stage]), stage)
 
 
 def configs_by_stage(asked: Any) -> dict[str, QuantizationConfigMixin]:
@@ -79,6 +83,17 @@ def config_of_word(word: str) -> TorchAoConfig:
     return TorchAoConfig(Int8WeightOnlyConfig() if word == "int8" else Float8WeightOnlyConfig())
 
 
+def check_quantizable(network: nn.Module, stage: str) -> None:
+    """Refuse to quantize weights that are no longer what was stored, or not there."""
+    if is_quantized(network):
+        raise ValueError(f"{ARGUMENT}: the {stage} is quantized already; load the model anew")
+    if is_offloaded(network):
+        raise ValueError(
+            f"{ARGUMENT}: the weights of the {stage} are offloaded; quantize before "
+            "enable_sequential_cpu_offload(), or call remove_all_hooks() first"
+        )
+
+
 def quantize(network: nn.Module, config: QuantizationConfigMixin, stage: str) -> None:
     """Hand every weight of a network to the library's quantizer, which takes what it can."""
     quantizer = DiffusersAutoQuantizer.from_config(config, pre_quantized=False)
@@ -100,6 +115,11 @@ def quantize(network: nn.Module, config: QuantizationConfigMixin, stage: str) ->
 def is_quantized(network: nn.Module) -> bool:
     """Whether a network's weights are no longer what was stored."""
     return getattr(network, "hf_quantizer", None) is not None
+
+
+def is_offloaded(network: nn.Module) -> bool:
+    """Whether weights are brought in for their own layer alone, and empty in between."""
+    return any(parameter.is_meta for parameter in network.parameters())
 
 
 def num_bytes(network: nn.Module) -> int:

@@ -13,14 +13,23 @@ from typing import Any
 import diffusers
 import safetensors.torch
 import torch
+from diffusers import SchedulerMixin
 from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
+from unclip.diffusion.samplers import SAMPLER_NAMES
 from unclip.models.clip import CLIP
 from unclip.pipeline.folder import INDEX_NAME, PRIOR_ALONE
-from unclip.pipeline.loading import CLIP_REMARKS, NETWORK_STEM, clip_sections
-from unclip.pipeline.quantization import is_quantized
+from unclip.pipeline.loading import (
+    CLIP_REMARKS,
+    NETWORK_STEM,
+    SCHEDULERS,
+    clip_sections,
+    scheduler_settings,
+)
+from unclip.pipeline.memory import check_dtype
+from unclip.pipeline.quantization import is_offloaded, is_quantized
 
 
 def write_folder(folder: Path, overwrite: bool, write) -> None:
@@ -111,6 +120,29 @@ def write_state(
         write_json(folder / f"{stem}.safetensors.index.json", index)
 
 
+def check_schedulers(parts: Mapping[str, Any]) -> None:
+    """Refuse schedulers among the parts of a model that could not be read again.
+
+    Raises:
+        ValueError: naming the stage's scheduler.
+    """
+    for name, part in parts.items():
+        if isinstance(part, SchedulerMixin) and type(part) not in SCHEDULERS:
+            raise ValueError(
+                f"{name}: {type(part).__name__} could not be read again; call use_sampler("
+                f"{name.removesuffix('_scheduler')!r}, ...) with one of {', '.join(SAMPLER_NAMES)}"
+            )
+
+
+def write_scheduler(scheduler: SchedulerMixin, folder: Path) -> None:
+    """Write what is read of a scheduler: from_config() keeps settings of other classes too."""
+    folder.mkdir()
+    known = scheduler_settings(type(scheduler))
+    config = json.loads(scheduler.to_json_string())
+    config = {key: value for key, value in config.items() if key in known}
+    write_json(folder / scheduler.config_name, config)
+
+
 def write_clip(
     clip: CLIP, folder: Path, dtype: torch.dtype | None, max_shard_size: int | str
 ) -> None:
@@ -145,9 +177,10 @@ def write_prior(
     parts: Mapping[str, Any], folder: Path, dtype: torch.dtype | None, max_shard_size: int | str
 ) -> None:
     """Write a prior alone, with its scheduler and the steps and guidance it is meant for."""
+    check_schedulers(parts)
     prior, scheduler = parts["prior"], parts["prior_scheduler"]
     write_network(prior, folder / "prior", dtype, max_shard_size)
-    scheduler.save_pretrained(folder / "prior_scheduler")
+    write_scheduler(scheduler, folder / "prior_scheduler")
     settings = {"default_steps": parts["steps"], "default_guidance": parts["guidance"]}
     classes = {
         "prior": ("unclip", type(prior).__name__),
@@ -158,8 +191,7 @@ def write_prior(
 
 def stored_state(network: nn.Module, dtype: torch.dtype | None, name: str) -> dict[str, Tensor]:
     """The weights as they are stored: on the CPU, contiguous, in dtype, finite, not quantized."""
-    if is_quantized(network):
-        raise ValueError(f"{name}: its weights are quantized; save the model that it was made from")
+    check_storable(network, dtype, name)
     state = {}
     for key, tensor in network.state_dict().items():
         kind = dtype if dtype and tensor.is_floating_point() else tensor.dtype
@@ -167,3 +199,15 @@ def stored_state(network: nn.Module, dtype: torch.dtype | None, name: str) -> di
         if not torch.isfinite(state[key]).all():
             raise FloatingPointError(f"{name}: {key} is not finite, nothing was saved")
     return state
+
+
+def check_storable(network: nn.Module, dtype: torch.dtype | None, name: str) -> None:
+    """Refuse weights that are not there as they were, and a dtype that none can be stored in."""
+    if dtype == "auto":
+        raise ValueError("dtype: 'auto' is for loading; give the torch.dtype to store weights in")
+    if dtype is not None:
+        check_dtype(dtype)
+    if is_quantized(network):
+        raise ValueError(f"{name}: its weights are quantized; save the model that it was made from")
+    if is_offloaded(network):
+        raise ValueError(f"{name}: its weights are offloaded; call remove_all_hooks() first")

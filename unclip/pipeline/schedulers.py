@@ -7,9 +7,12 @@ import difflib
 from typing import Any
 
 from diffusers import SchedulerMixin
+from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 
 from unclip.diffusion.samplers import SAMPLER_NAMES, check_scheduler_class
-from unclip.diffusion.schedulers import PREDICTION_TYPES, make_scheduler
+from unclip.diffusion.schedule import make_schedule
+from unclip.diffusion.schedulers import PREDICTION_TYPES, alphas_cumprod, make_scheduler
+from unclip.diffusion.stepping import uses_variance
 
 # Ancestral sampling for the prior and the decoder, DDIM for the upsamplers (DALL-E 2, appendix C).
 DEFAULT_SAMPLERS = {
@@ -19,6 +22,7 @@ DEFAULT_SAMPLERS = {
     "upsampler_1024": "ddim",
 }
 MAX_THRESHOLD = 1e3  # of Imagen's s: none in practice
+MAX_ABAR_ERROR = 1e-4  # of a noise schedule in float32, which errs by 1e-8
 
 
 def scheduler_for(
@@ -58,7 +62,6 @@ def chosen_scheduler(
             asked = scheduler_for(network, asked, own.config.get("score_norms"))
         elif not isinstance(asked, SchedulerMixin):
             raise ValueError(f"give a name or a diffusers scheduler, not {type(asked).__name__}")
-        check_scheduler_class(asked)
         check_analytic(stage, asked)
     except ValueError as error:
         raise ValueError(f"{argument}: {error}") from None
@@ -87,21 +90,55 @@ def check_analytic(stage: str, scheduler: SchedulerMixin) -> None:
 def check_scheduler(
     stage: str, network: Any, scheduler: SchedulerMixin | None, argument: str | None = None
 ) -> None:
-    """Refuse a scheduler that reads the network's output as what it is not."""
+    """Refuse a scheduler that cannot sample, or not the network as it was trained.
+
+    Raises:
+        ValueError: beginning with the argument, the stage's own scheduler unless given.
+    """
     argument = argument or f"{stage}_scheduler"
     if scheduler is None:
         raise ValueError(f"{argument}: the stage {stage} needs one")
-    prediction = PREDICTION_TYPES[getattr(network.config, "prediction", "x_0")]
+    try:
+        check_scheduler_class(scheduler)
+        check_trained(network, scheduler)
+        check_noise(stage, network, scheduler)
+    except ValueError as error:
+        raise ValueError(f"{argument}: {error}") from None
+
+
+def check_trained(network: Any, scheduler: SchedulerMixin) -> None:
+    """Refuse a scheduler that reads the network's output as what it is not."""
     wanted = {
-        "prediction_type": prediction,
+        "prediction_type": PREDICTION_TYPES[getattr(network.config, "prediction", "x_0")],
         "num_train_timesteps": network.config.num_train_timesteps,
     }
     for key, value in wanted.items():
         if scheduler.config.get(key) != value:
             raise ValueError(
-                f"{argument}: its {key} is {scheduler.config.get(key)!r}, but the network "
-                f"was trained for {value!r}"
+                f"its {key} is {scheduler.config.get(key)!r}, but the network was trained for "
+                f"{value!r}"
             )
+    if uses_variance(scheduler) and not network.config.get("learned_variance", False):
+        raise ValueError(
+            f"its variance_type {scheduler.config.variance_type!r} needs a network with "
+            "learned_variance; make it with variance_type='fixed_small'"
+        )
+
+
+def check_noise(stage: str, network: Any, scheduler: SchedulerMixin) -> None:
+    """Refuse a scheduler of another noise schedule; it may be rescaled to end without signal."""
+    config = network.config
+    betas = make_schedule(config.schedule, config.num_train_timesteps).betas
+    own = alphas_cumprod(scheduler)
+    for fitting in (betas, rescale_zero_terminal_snr(betas)):
+        abar = (1 - fitting).cumprod(dim=0)
+        if own.shape == abar.shape and (own - abar).abs().max() < MAX_ABAR_ERROR:
+            return
+    raise ValueError(
+        f"its noise schedule is not the {config.schedule!r} one that the network was trained for; "
+        f"give the name of a sampler, or make it by {type(scheduler).__name__}.from_config("
+        f"pipe.{stage}_scheduler.config)"
+    )
 
 
 def thresholded(scheduler: SchedulerMixin, percentile: float) -> SchedulerMixin:

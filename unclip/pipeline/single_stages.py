@@ -18,7 +18,8 @@ from unclip.diffusion.timesteps import Steps, timesteps_for
 from unclip.models.clip import CLIP, TextEncoding
 from unclip.pipeline import arguments, stages
 from unclip.pipeline.arguments import STAGES
-from unclip.pipeline.memory import brought
+from unclip.pipeline.decoding import check_whole
+from unclip.pipeline.memory import brought, in_turn
 from unclip.pipeline.schedulers import chosen_scheduler, scheduler_for
 
 # callback(pipeline, step, t, values) -> values to replace, if any
@@ -35,16 +36,24 @@ class SingleStages:
         return clip.placed(stages.execution_device(self.clip))
 
     @torch.no_grad()
-    def encode(self, captions: Sequence[str]) -> TextEncoding:
-        """Captions to z_txt, text states, mask and tokens; see stages.encode."""
+    @in_turn
+    def encode(self, captions: str | Sequence[str]) -> TextEncoding:
+        """A caption or several to z_txt [N, D], text states, mask and tokens; see stages.encode.
+
+        Raises:
+            ValueError: for what is no text, or no text at all.
+        """
+        captions = arguments.check_texts("captions", captions)
         return stages.encode(self.text_and_image_encoder(), captions)
 
     @torch.no_grad()
+    @in_turn
     def encode_images(self, pictures: Iterable[Tensor]) -> Tensor:
         """Pictures, each [1, 3, S, S] in [-1, 1], to z_img [B, D]."""
         return stages.encode_images(self.text_and_image_encoder(), pictures)
 
     @torch.no_grad()
+    @in_turn
     def sample_prior(
         self,
         text: TextEncoding,
@@ -68,6 +77,7 @@ class SingleStages:
         return stages.sample_prior(stage, text, negative, seeds, guidance_scale, num_candidates)
 
     @torch.no_grad()
+    @in_turn
     def sample_decoder(
         self,
         z_img: Tensor,
@@ -89,6 +99,7 @@ class SingleStages:
         return stages.sample_decoder(stage, z_img, text, negative, seeds, guidance_scale)
 
     @torch.no_grad()
+    @in_turn
     def upsample(
         self,
         x_low: Tensor,
@@ -133,20 +144,27 @@ class SingleStages:
         setattr(self, f"{stage}_scheduler", chosen)
 
     @torch.no_grad()
+    @in_turn
     def measure_score_norms(
         self,
-        captions: Sequence[str] = ("",) * 64,
+        captions: str | Sequence[str] = ("",) * 64,
         z_img: Tensor | None = None,
         num_timesteps: int = 64,
         seed: int = 0,
     ) -> list[float]:
         """Estimate E ||eps_hat||^2 / d of the prior at even timesteps, for the sampler "analytic".
 
-        z_img: [N, D] of pictures that the N captions fit; the prior draws them unless given. What
-        is found is kept in the prior's scheduler, and saved with it.
+        z_img: [N, D] of pictures that the N captions fit; the prior draws them unless given.
+        num_timesteps: two at least, the first and the last. What is found is kept in the prior's
+        scheduler, and saved with it.
+
+        Raises:
+            ValueError: for a bad argument, by name, and for a model without a prior.
         """
         if self.prior is None:
             raise ValueError("captions: this model has no prior")
+        captions = arguments.check_texts("captions", captions)
+        check_whole("num_timesteps", num_timesteps, 2, self.prior.config.num_train_timesteps)
         text = self.encode(captions)
         seeds = [seed + index for index in range(len(captions))]
         if z_img is None:

@@ -301,6 +301,11 @@ def pictures_at_once(network: nn.Module, side: int) -> int:
     return max(1, (PIXELS_AT_ONCE_ON_CPU if on_cpu else PIXELS_AT_ONCE) // side**2)
 
 
+def batches(num_rows: int, at_once: int) -> list[slice]:
+    """All rows, so many at a time."""
+    return [slice(start, start + at_once) for start in range(0, num_rows, at_once)]
+
+
 def execution_device(network: nn.Module) -> torch.device:
     """The device on which a network runs, wherever offloading keeps its weights."""
     for module in network.modules():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from torch import nn
 
 from unclip.diffusion.timesteps import Steps
 from unclip.models.clip import CLIP
@@ -15,13 +16,20 @@ from unclip.models.decoder import Decoder
 from unclip.models.prior import Prior
 from unclip.models.upsampler import Upsampler
 from unclip.pipeline.advice import refuse_unknown
-from unclip.pipeline.arguments import STAGES
+from unclip.pipeline.arguments import STAGES, check_choice, short
 from unclip.pipeline.loading import NETWORKS, read_network
-from unclip.pipeline.memory import check_dtype, chosen_dtype
+from unclip.pipeline.memory import chosen_dtype
 from unclip.pipeline.published.hub import push
 from unclip.pipeline.published.sources import read_model
 from unclip.pipeline.quantization import configs_by_stage, quantize_networks
-from unclip.pipeline.saving import write_clip, write_folder, write_index, write_network
+from unclip.pipeline.saving import (
+    check_schedulers,
+    write_clip,
+    write_folder,
+    write_index,
+    write_network,
+    write_scheduler,
+)
 from unclip.pipeline.schedulers import DEFAULT_SAMPLERS, scheduler_for
 from unclip.pipeline.stages import TOKENIZING
 
@@ -84,23 +92,26 @@ class Storage:
         default_steps: Mapping[str, Steps] | None = None,
         default_guidance: Mapping[str, float] | float | None = None,
         samplers: Mapping[str, str] | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str | None = None,
     ) -> Self:
         """Join networks, or the folders that training wrote, into a pipeline.
 
         samplers: names by stage ("ddpm", "ddim", "unipc", ...), where they should not be those of
-        DEFAULT_SAMPLERS. The schedulers follow each network's config.
+        DEFAULT_SAMPLERS. The schedulers follow each network's config. dtype: of the decoder and
+        the upsamplers, as from_pretrained has it; unless given, networks stay in their own, and
+        those of folders are read in float32.
+
+        Raises:
+            ValueError: for parts that do not fit each other, and for a bad argument, by name.
         """
-        check_dtype(dtype)
+        dtype = None if dtype is None else chosen_dtype(dtype)
         given = dict(zip(STAGES, (prior, decoder, upsampler_256, upsampler_1024), strict=True))
-        samplers = DEFAULT_SAMPLERS | dict(samplers or {})
+        names = samplers_by_stage(samplers)
         parts: dict[str, Any] = {}
         for stage, network in given.items():
-            if isinstance(network, str | Path):
-                kind = torch.float32 if stage == "prior" else dtype
-                network = read_network(NETWORKS[stage], Path(network), kind)
+            network = network_of(stage, network, None if stage == "prior" else dtype)
             parts[stage] = network
-            parts[f"{stage}_scheduler"] = network and scheduler_for(network, samplers[stage])
+            parts[f"{stage}_scheduler"] = network and scheduler_for(network, names[stage])
         clip = clip if isinstance(clip, CLIP) else CLIP.from_pretrained(clip)
         return cls(
             clip=clip.model,
@@ -128,7 +139,8 @@ class Storage:
         as diffusers has it; there is no other way.
 
         Raises:
-            ValueError: for quantized weights, or where pickles are asked for.
+            ValueError: for quantized or offloaded weights, a dtype that networks cannot be in, a
+                scheduler that could not be read again, or where pickles are asked for.
             FileExistsError: when the folder is not empty and overwrite is not set, or when it
                 holds what is no model.
             FloatingPointError: for weights that are not finite.
@@ -136,6 +148,7 @@ class Storage:
         refuse_unknown(unknown, inspect.signature(self.save_pretrained).parameters)
         if not safe_serialization:
             raise ValueError("safe_serialization: weights are written as safetensors alone")
+        check_schedulers(self.components)
         write_folder(Path(folder), overwrite, lambda new: self._write(new, dtype, max_shard_size))
 
     def _write(self, folder: Path, dtype: torch.dtype | None, max_shard_size: int | str) -> None:
@@ -147,8 +160,28 @@ class Storage:
         for stage in STAGES:
             if parts[stage] is not None:
                 write_network(parts[stage], folder / stage, dtype, max_shard_size)
-                parts[f"{stage}_scheduler"].save_pretrained(folder / f"{stage}_scheduler")
+                write_scheduler(parts[f"{stage}_scheduler"], folder / f"{stage}_scheduler")
 
     def push_to_hub(self, name: str, license: str, **settings) -> str:
         """Upload this model to the Hugging Face hub, with a model card; see published/hub.py."""
         return push(self, name, license, **settings)
+
+
+def samplers_by_stage(asked: Mapping[str, str] | None) -> dict[str, str]:
+    """The name of every stage's sampler: what was asked for, and the usual ones.
+
+    Raises:
+        ValueError: for what names no stage.
+    """
+    if asked is not None and not isinstance(asked, Mapping):
+        raise ValueError(f"samplers: give names by stage, not {short(asked)}")
+    for stage in asked or {}:
+        check_choice("samplers", stage, STAGES)
+    return DEFAULT_SAMPLERS | dict(asked or {})
+
+
+def network_of(stage: str, given: Any, dtype: torch.dtype | None) -> Any:
+    """A network that was given, or that its folder holds, in a dtype; None of a stage without."""
+    if isinstance(given, str | Path):
+        return read_network(NETWORKS[stage], Path(given), dtype or torch.float32)
+    return given if given is None or dtype is None else nn.Module.to(given, dtype)

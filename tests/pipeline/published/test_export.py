@@ -75,6 +75,7 @@ def test_one_network_for_all_steps_comes_back_as_one(karlo, tmp_path):
         ("decoder", "z_img_scale", 5.0),
         ("decoder", "inpainting", True),
         ("upsampler_256", "noise_conditioning", True),
+        ("upsampler_256", "readout", 8),
         ("prior", "schedule", "linear"),
     ],
 )
@@ -82,6 +83,15 @@ def test_what_diffusers_cannot_be_is_refused(karlo, part, setting, value, tmp_pa
     ours = UnCLIPPipeline.from_pretrained(karlo.text_folder)
     ours.components[part].register_to_config(**{setting: value})
     with pytest.raises(ValueError, match=f"{part}: its {setting} is {value!r}"):
+        export_to_diffusers(ours, tmp_path / "exported")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("part", ["prior", "decoder", "upsampler_256"])
+def test_weights_that_are_not_what_was_stored_are_not_exported(karlo, part, tmp_path):
+    ours = UnCLIPPipeline.from_pretrained(karlo.text_folder)
+    ours.components[part].hf_quantizer = "what quantize() leaves there"
+    with pytest.raises(ValueError, match=f"^{part}: its weights are quantized"):
         export_to_diffusers(ours, tmp_path / "exported")
     assert not list(tmp_path.iterdir())
 

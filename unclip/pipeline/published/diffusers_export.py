@@ -16,7 +16,9 @@ from transformers import CLIPModel, CLIPTextModelWithProjection
 
 from unclip.models.clip import CLIP
 from unclip.models.prior import Prior
+from unclip.pipeline.arguments import STAGES
 from unclip.pipeline.saving import (
+    check_storable,
     forget_lengths,
     stored_state,
     write_folder,
@@ -39,15 +41,16 @@ def export_to_diffusers(
     prior, the folder is one of UnCLIPImageVariationPipeline. The last upsampler is left out.
 
     Raises:
-        ValueError: for a network that diffusers' classes cannot be, by name.
+        ValueError: for a network that diffusers' classes cannot be, or whose weights are quantized
+            or offloaded, by name; for a dtype that networks cannot be in.
         FileExistsError, FloatingPointError: as save_pretrained.
     """
-    check_exportable(pipe)
+    check_exportable(pipe, dtype)
     write_folder(Path(folder), overwrite, lambda new: write_components(pipe, new, dtype))
 
 
-def check_exportable(pipe: Any) -> None:
-    """Refuse what diffusers' classes have no setting for."""
+def check_exportable(pipe: Any, dtype: torch.dtype | None) -> None:
+    """Refuse what diffusers' classes have no setting for, and weights that cannot be stored."""
     decoder, upsampler, prior = pipe.decoder.config, pipe.upsampler_256, pipe.prior
     if upsampler is None:
         raise ValueError("upsampler_256: diffusers' pipeline needs one")
@@ -57,10 +60,14 @@ def check_exportable(pipe: Any) -> None:
         raise ValueError("clip: without a prior, it needs a tower for pictures")
     if prior is not None and not isinstance(prior, Prior):
         raise ValueError(f"prior: {type(prior).__name__} is no PriorTransformer")
+    for stage in STAGES[:3]:  # the flag is the network's, of which parts are written
+        if pipe.components[stage] is not None:
+            check_storable(pipe.components[stage], dtype, stage)
     plain = {"stem": 1, "prediction": "eps", "schedule": "cosine"}
     own_text = {"text_encoder": None, "inpainting": False, "z_img_scale": 1.0}
+    own_layers = {"noise_conditioning": False, "readout": None}
     check_settings("decoder", decoder, {**plain, **own_text, "learned_variance": True})
-    check_settings("upsampler_256", upsampler.config, {**plain, "noise_conditioning": False})
+    check_settings("upsampler_256", upsampler.config, {**plain, **own_layers})
     if prior is not None:
         check_settings("prior", prior.config, {"schedule": "cosine"})
     if decoder.text_states_dim not in (None, decoder.embedding_dim):
