@@ -112,7 +112,8 @@ def train(args: argparse.Namespace) -> int:
 
     silence_progress_bars()
     stage, dataset = make_stage(args.stage, config)
-    pin_data(config.output, dataset)
+    own = stage.network.clip.tokenizer.get_vocab() if args.stage == "clip" else None
+    pin_data(config.output, dataset, own)
     held_out = make_held_out(args.stage, config) if config.run.validate_every else None
     Engine(stage, dataset, config, held_out).train()
     return 0
@@ -160,7 +161,7 @@ def train_all(args: argparse.Namespace) -> int:
 
     from unclip_train.assembly import assemble_model, check_output
     from unclip_train.config import AssemblyConfig, ConfigError, load_config
-    from unclip_train.family import Family, family_folder, plan
+    from unclip_train.family import Family, check_jobs, family_folder, plan
 
     for name, value in (("--side-by-side", args.side_by_side), ("--minutes", args.minutes)):
         if value is not None and not value > 0:
@@ -174,6 +175,7 @@ def train_all(args: argparse.Namespace) -> int:
     sampling = load_config("assemble", how) if how.is_file() else AssemblyConfig()
     if args.output:
         check_output(Path(args.output))
+    check_jobs(family.jobs)
     if args.dry_run:
         for job in family.jobs:
             print(shlex.join(job.command))

@@ -26,6 +26,7 @@ from transformers import (
 from unclip.diffusion.losses import contrastive_loss
 from unclip.metrics.similarity import ranks_among, recall_at
 from unclip.models.clip import CLIP
+from unclip_train.checks import check_clip_fit
 from unclip_train.config import ClipConfig
 from unclip_train.data.loader import to_unit_range
 from unclip_train.draws import draw_noise_like
@@ -178,7 +179,9 @@ def make_stage(config: ClipConfig, captions: list[str]) -> ClipStage:
     are then joined as a VisionTextDualEncoderModel.
     """
     if config.init:
-        return ClipStage(ClipTrainer(load_clip(config.init, "init")), config.augment)
+        clip = load_clip(config.init, "init")
+        check_clip_fit(config, clip.model.config.to_dict())
+        return ClipStage(ClipTrainer(clip), config.augment)
     check_towers(config.network)
     tokenizer = train_tokenizer(captions, config.vocab_size)
     arguments = dict(config.network)
@@ -215,15 +218,16 @@ def train_tokenizer(captions: list[str], vocab_size: int) -> CLIPTokenizer:
     learner.normalizer = blank.backend_tokenizer.normalizer
     learner.pre_tokenizer = blank.backend_tokenizer.pre_tokenizer
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())  # the 256 characters for bytes
+    alphabet = symbols + [symbol + "</w>" for symbol in symbols]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 2,
-        initial_alphabet=symbols,
+        # Numbered here, or each process would number some its own way and break ties by that.
+        special_tokens=alphabet,
         end_of_word_suffix="</w>",
         show_progress=False,
     )
     learner.train_from_iterator(captions, trainer)
-    merges = _merges(learner)[: vocab_size - 2 * len(symbols) - 2]
-    alphabet = symbols + [symbol + "</w>" for symbol in symbols]
+    merges = _merges(learner)[: vocab_size - len(alphabet) - 2]
     merged = list(dict.fromkeys("".join(pair) for pair in merges))
     words = alphabet + [word for word in merged if word not in set(alphabet)]
     words = [*words, "<|startoftext|>", "<|endoftext|>"]

@@ -46,7 +46,7 @@ class DataConfig:
     framing: str = "centre"  # largest square in the middle, at a "random" place, or "pad"
     flip: float = 0.0  # share shown mirrored
     validation: str | None = None  # another source, to measure on
-    validation_share: float = 0.0  # or a share of this one, set aside by a hash of the names
+    validation_share: float = 0.0  # or a share of this one, set aside by a hash of the paths
     embeddings: str | None = None  # folder that unclip-data embed wrote, of this source
     image_column: str = ""  # of a table; the usual names when empty
     caption_column: str = ""
@@ -54,7 +54,7 @@ class DataConfig:
     subset: str | None = None
     revision: str | None = None
     streaming: bool = False  # read forward, keep nothing on disk
-    shuffle_window: int = 0  # shuffle within runs of so many neighbours; 0: shuffle all
+    shuffle_window: int = 0  # shuffle within runs of so many neighbours; 0: all; a stream: 1024
     min_side: int = 0  # pictures with a shorter side are left out
     max_pixels: int = 64_000_000  # pictures with more are left out
     max_bad_share: float = 0.05  # of the samples; more stops the run
@@ -128,7 +128,7 @@ class StageConfig:
 class ClipConfig(StageConfig):
     """unclip-train clip. network: text, vision and projection_dim as transformers names them."""
 
-    vocab_size: int = 4096  # of the byte-pair tokenizer trained on the captions
+    vocab_size: int = 4096  # at most, of the byte-pair tokenizer trained on the captions
     augment: bool = False  # pictures moved, turned, tinted, softened and patched a little
 
 

@@ -187,6 +187,7 @@ def make_network(config: DecoderConfig, clip: CLIP) -> Decoder:
     sizes = {"embedding_dim": clip.embedding_dim, "context": clip.context}
     if config.init:
         grow = {"inpainting": lambda plain, _: Decoder.for_inpainting(plain)}
+        grow = {} if config.lora.rank else grow  # further weights would not learn
         network = load_and_grow("decoder", config.init, arguments, grow)
         check_clip_fits(config, network, sizes)
         return add_lora(network, config.lora) if config.lora.rank else network

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from unclip.diffusion.noise import child_generators
 from unclip.models.clip import CLIP, TextEncoding, text_config_of
-from unclip_train import clip, decoder, prior, upsampler
-from unclip_train.checks import UPSAMPLERS
+from unclip_train import clip, decoder, distillation, prior, upsampler
+from unclip_train.checks import CHAIN
 from unclip_train.config import ConfigError, StageConfig
 from unclip_train.data.build import captions_of, make_dataset, make_held_out
 from unclip_train.data.loader import collate
@@ -28,7 +28,6 @@ from unclip_train.leading import load_prior
 from unclip_train.processes import known_precision
 from unclip_train.weights import load_clip
 
-CHAIN = ("decoder", *UPSAMPLERS)  # each draws four times the side of the one before
 GB = 1e9
 
 
@@ -69,7 +68,7 @@ def blank_stage(name: str, config: StageConfig, dataset, batch: dict):
     blank = torch.device("meta")
     if name == "clip":
         captions = captions_of(dataset, config)
-        with blank:
+        with contextlib.nullcontext() if config.init else blank:
             return clip.make_stage(config, captions)
     if name == "upsampler":
         with blank:
@@ -84,7 +83,10 @@ def blank_stage(name: str, config: StageConfig, dataset, batch: dict):
         return prior.PriorStage(network, encoder, config)
     if config.prior:  # it must fit; what it draws keeps nothing for gradients, and is not counted
         load_prior(config.prior, encoder)
-    return decoder.DecoderStage(network, encoder, replace(config, prior_share=0.0), batch)
+    stage = decoder.DecoderStage(network, encoder, replace(config, prior_share=0.0), batch)
+    if config.distill.teacher:  # the same holds of it
+        distillation.make_stage(config, stage)
+    return stage
 
 
 def check_embeddings(encoder: nn.Module, batch: dict) -> None:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-from unclip_train.config import ConfigError, load_config
+from unclip_train.checks import check_chain, check_config, towers_of
+from unclip_train.config import ConfigError, StageConfig, load_config
 
 # What must be trained before: prior and decoder are conditioned on the CLIP of the family.
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -30,11 +31,15 @@ POLL_SECONDS = 0.2
 
 @dataclass
 class Job:
-    """One stage of the family: its command, what it needs, and its process once it runs."""
+    """One stage of the family: its command, what it needs, and its process once it runs.
+
+    config: what the command says; to be checked before any stage is trained.
+    """
 
     name: str
     command: list[str]
     needs: tuple[str, ...]
+    config: StageConfig | None = None
     process: subprocess.Popen | None = None
     lines: threading.Thread | None = None
 
@@ -68,7 +73,7 @@ class Job:
 
 
 def plan(folder: Path, runs: Path, words: list[str]) -> list[Job]:
-    """The family's jobs, every configuration checked.
+    """The family's jobs, the values of every configuration checked.
 
     Args:
         folder: holds YAML files named after the stages.
@@ -85,10 +90,38 @@ def plan(folder: Path, runs: Path, words: list[str]) -> list[Job]:
         own = [f"output={runs / name}", *(f"{need}={runs / need / 'model'}" for need in needs)]
         own += [told for told in (for_stage(word, name) for word in words) if told]
         stage, path = name.split("_")[0], folder / f"{name}.yaml"
-        load_config(stage, path, own)
+        config = load_config(stage, path, own)
         command = [sys.executable, "-m", "unclip_train.cli", stage, "--config", str(path), *own]
-        jobs.append(Job(name, command, needs))
+        jobs.append(Job(name, command, needs, config))
     return jobs
+
+
+def check_jobs(jobs: list[Job]) -> None:
+    """Refuse now what a stage would refuse once the others are trained.
+
+    Stages that wait for the family's CLIP are held against the one that it is going to be.
+
+    Raises:
+        ConfigError, FileNotFoundError: naming the stage and the key.
+    """
+    configs = {job.name: job.config for job in jobs}
+    check_chain({name: config.data.size for name, config in configs.items()})
+    for name, config in configs.items():
+        clip = configs["clip"] if waits_for_clip(config, configs) else None
+        try:
+            towers = towers_of(clip) if clip else None
+            if towers or not clip:  # else it begins from a layout that is read later
+                check_config(name.split("_")[0], config, towers)
+        except (ConfigError, FileNotFoundError) as error:
+            raise type(error)(f"{name}: {error}") from None
+
+
+def waits_for_clip(config: StageConfig, configs: dict[str, StageConfig]) -> bool:
+    """Whether a stage's CLIP is the family's, which is not trained yet."""
+    if "clip" not in configs or not hasattr(config, "clip"):
+        return False
+    model = Path(configs["clip"].output) / "model"
+    return Path(config.clip) == model and not model.exists()
 
 
 def family_folder(config: str) -> Path:

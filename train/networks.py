@@ -37,6 +37,7 @@ CLIP_KINDS = {  # a tower's model_type -> the file of transformers that has its 
     "clip_vision_model": ("clip", "CLIPVisionConfig"),
     "resnet": ("resnet", "ResNetConfig"),
 }
+TOWERS = {"text": "clip_text_model", "vision": "clip_vision_model"}  # and their usual kinds
 CLIP_WHOLE = ("projection_dim", "logit_scale_init_value")
 
 
@@ -116,8 +117,8 @@ def check_towers(arguments: dict[str, Any]) -> None:
     Raises:
         ConfigError: naming the key, and the nearest that there is.
     """
-    refuse_unknown("network", arguments, {"text", "vision", *CLIP_WHOLE})
-    for tower, usual in (("text", "clip_text_model"), ("vision", "clip_vision_model")):
+    refuse_unknown("network", arguments, {*TOWERS, *CLIP_WHOLE})
+    for tower, usual in TOWERS.items():
         settings = arguments.get(tower) or {}
         if not isinstance(settings, dict):
             raise ConfigError(f"network.{tower} must be a mapping, not {settings!r}")

@@ -163,7 +163,8 @@ def make_network(config: PriorConfig, clip: CLIP) -> nn.Module:
         )
     sizes = {"embedding_dim": clip.embedding_dim, "context": clip.context}
     if config.init:
-        prior = load_and_grow("prior", config.init, config.network, {"num_layers": with_layers})
+        grow = {} if config.lora.rank else {"num_layers": with_layers}  # those would not learn
+        prior = load_and_grow("prior", config.init, config.network, grow)
         check_clip_fits(config, prior, sizes)
         return add_lora(prior, config.lora) if config.lora.rank else prior
     return build_network(Prior, config.network, **sizes)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
 import time
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -23,7 +25,7 @@ def count_flops(stage, network: nn.Module, batch: dict, autocast) -> float:
 
     Matrix products and convolutions count, as 2 operations for a product and a sum; what CLIP does
     beside the network is among them. Attention is done in the plain way, which the counter knows on
-    every device. Gradients are left at none, random numbers as they were.
+    every device. Gradients are left at none, buffers and random numbers as they were.
     """
     generators = child_generators(batch["position"], "flops")
     checkpointed = [m for m in network.modules() if getattr(m, "gradient_checkpointing", False)]
@@ -31,7 +33,7 @@ def count_flops(stage, network: nn.Module, batch: dict, autocast) -> float:
         module.gradient_checkpointing = False
     counter, plain = FlopCounterMode(display=False), sdpa_kernel(SDPBackend.MATH)
     try:
-        with forked_random_numbers(network), autocast():
+        with forked_random_numbers(network), kept_buffers(network), autocast():
             with torch.no_grad():  # what is worked out once and kept is no work of an update
                 stage.loss(network, batch, child_generators(batch["position"], "flops"))
             with plain, counter:
@@ -47,6 +49,18 @@ def forked_random_numbers(network: nn.Module):
     """A context that leaves the random numbers of the CPU and the network's device as they are."""
     device = next(network.parameters()).device
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
+@contextlib.contextmanager
+def kept_buffers(network: nn.Module) -> Iterator[None]:
+    """A context that leaves buffers as they are, which layers such as batch norms learn as seen."""
+    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
 
 
 def quickest_precision(device: torch.device) -> str:

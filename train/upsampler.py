@@ -20,6 +20,7 @@ from unclip.diffusion.schedule import make_schedule
 from unclip.diffusion.schedulers import make_scheduler
 from unclip.models.shock import smooth
 from unclip.models.upsampler import Upsampler, resize
+from unclip_train.checks import check_noise_level
 from unclip_train.config import UpsamplerConfig
 from unclip_train.data.loader import to_unit_range
 from unclip_train.draws import draw_noise_like, draw_timesteps
@@ -44,7 +45,7 @@ class UpsamplerStage:
 
     def __init__(self, network: Upsampler, config: UpsamplerConfig, preview_batch: dict):
         self.network, self.config = network, config
-        self.max_noise_level = config.max_noise_level if network.config.noise_conditioning else 0
+        self.max_noise_level = config.max_noise_level
         self.preview_batch = preview_batch
         self.schedule = make_schedule(network.config.schedule, network.config.num_train_timesteps)
 
@@ -137,6 +138,7 @@ def make_network(config: UpsamplerConfig) -> Upsampler:
     name = upsampler_in(config.init, config.data.size)
     grow = {"readout": Upsampler.with_readout}
     network = load_and_grow(name, config.init, config.network, grow)
+    check_noise_level(config, network.config.noise_conditioning, config.init)
     if network.unet_last is not None:  # trained for its one step with another loss (Karlo)
         network.unet_last.requires_grad_(False)
     return network

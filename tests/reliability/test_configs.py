@@ -18,11 +18,16 @@ from unclip_train.networks import check_network, check_towers
 CLIP = {"model_type": "clip", "projection_dim": 32, "text_config": {"vocab_size": 600}}
 CLIP["text_config"] |= {"hidden_size": 32, "max_position_embeddings": 24}
 WIDE = CLIP | {"projection_dim": 64}
+RESNET = CLIP | {"vision_config": {"model_type": "resnet", "image_size": 16}}
 DECODER = {"_class_name": "Decoder", "size": 16, "embedding_dim": 32, "channels": [32, 32]}
+DECODER |= {"inpainting": False}
+UPSAMPLER = {"_class_name": "Upsampler", "size": 64, "noise_conditioning": False}
 FILES = {
     "clip/config.json": CLIP,
     "wide/config.json": WIDE,
+    "resnet/config.json": RESNET,
     "decoder/config.json": DECODER,
+    "upsampler/config.json": UPSAMPLER,
     "pictures/0.txt": "a caption",
     "embeddings/embeddings.json": {
         "version": 1, "num_samples": 1, "shard_size": 4, "dim": 48, "names": "", "clip": ""
@@ -56,6 +61,17 @@ BAD = [
     ("decoder", "data.styles=[notto]", "data.styles", "noto"),
     ("decoder", "data.source={tmp}/nowhere", "data.source", "unclip-data"),
     ("decoder", "data.validation=a data.validation_share=0.1", "data.validation", "one of them"),
+    ("decoder", "data.validation={tmp}/pictures", "data.validation", "held out"),
+    ("decoder", "data.source={tmp}/pictures data.validation={tmp}/nowhere", "data.validation",
+     "no folder"),
+    ("decoder", "data.source={tmp}/pictures data.validation={tmp}/drawings", "data.validation",
+     "holds drawings"),
+    ("decoder", "distill.teacher={tmp}/decoder z_img_noise=0.4", "z_img_noise", "leave it at 0"),
+    ("decoder", "distill.teacher={tmp}/decoder drop_z_img=0.5", "drop_z_img", "leave it at 0.1"),
+    ("decoder", "distill.teacher={tmp}/decoder min_snr_gamma=5", "min_snr_gamma", "leave it at 0"),
+    ("decoder", "distill.teacher={tmp}/decoder timestep_std=1", "timestep_std", "leave it at 0"),
+    ("decoder", "lora.rank=2 init={tmp}/decoder network.inpainting=true", "network.inpainting",
+     "have False"),
     ("decoder", "network.chanels=[32]", "network.chanels", "network.channels"),
     ("decoder", "network.channels=wide", "network.channels", "Invalid value"),
     ("decoder", "network.channels=[a,b]", "network.channels", "wrong kind"),
@@ -85,6 +101,11 @@ BAD = [
     ("upsampler", "data.crop=14", "data.crop", "multiple of 4"),
     ("upsampler", "network.channels=[32,32,32,32,32,32]", "data.crop", "multiple of 32"),
     ("upsampler", "max_noise_level=100", "max_noise_level", "noise_conditioning=true"),
+    ("upsampler", "init={tmp}/upsampler max_noise_level=100", "max_noise_level", "leave it at 0"),
+    ("clip", "init={tmp}/clip network.text.hidden_size=64", "network.text.hidden_size", "have 32"),
+    ("clip", "init={tmp}/clip network.projection_dim=64", "network.projection_dim", "have 32"),
+    ("clip", "init={tmp}/clip vocab_size=514", "vocab_size", "vocab_size=600"),
+    ("clip", "init={tmp}/resnet", "network.vision.model_type", "have resnet"),
     ("clip", "network.text.hidden_sise=32", "network.text.hidden_sise", "hidden_size"),
     ("clip", "network.text.num_attention_heads=5", "network.text.hidden_size", "no multiple"),
     ("clip", "network.vision.patch_size=5", "network.vision.image_size", "no multiple"),

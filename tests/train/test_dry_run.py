@@ -33,6 +33,20 @@ def test_everything_is_tried(name, capsys, drawings_folder, tmp_path, tiny_clip)
     assert not (tmp_path / "run").exists()
 
 
+def test_weights_to_begin_from_are_read(capsys, drawings_folder, tmp_path, tiny_clip):
+    code, captured, lines = dry(
+        capsys, "clip", drawings_folder, tmp_path / "run", f"init={tiny_clip}"
+    )
+    assert code == 0, captured.err
+    assert "activations" in lines[-1]
+
+
+def test_a_teacher_must_be_there(capsys, drawings_folder, tmp_path, tiny_clip):
+    words = [f"clip={tiny_clip}", f"distill.teacher={tmp_path / 'nowhere'}"]
+    code, captured, _ = dry(capsys, "decoder", drawings_folder, tmp_path / "run", *words)
+    assert code == 2 and "distill.teacher: cannot read" in captured.err
+
+
 def test_activations_are_counted_as_a_forward_pass_keeps_them(tiny_config, tiny_clip):
     config = tiny_config("decoder", f"clip={tiny_clip}")
     stage, dataset = make_stage("decoder", config)

@@ -53,12 +53,16 @@ def averages(engine: Engine) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("name", "algorithm"), [*((name, "adamw") for name in STAGES), ("decoder", "muon")]
+    ("name", "word"),
+    [
+        *((name, "optimizer.algorithm=adamw") for name in STAGES),
+        *(("decoder", word) for word in ("optimizer.algorithm=muon", "network.dropout=0.1")),
+    ],
 )
-def test_resumed_run_equals_the_straight_one(name, algorithm, tiny_config, tiny_clip, tmp_path):
+def test_resumed_run_equals_the_straight_one(name, word, tiny_config, tiny_clip, tmp_path):
     def engine(folder: str, steps: int) -> Engine:
         words = (f"output={tmp_path / folder}", f"run.steps={steps}")
-        return engine_for(name, tiny_config, tiny_clip, f"optimizer.algorithm={algorithm}", *words)
+        return engine_for(name, tiny_config, tiny_clip, word, *words)
 
     straight = engine("straight", 5)
     straight.train()

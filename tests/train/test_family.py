@@ -86,6 +86,24 @@ def test_plan_checks_every_configuration(tmp_path):
         plan(family_folder("tiny"), tmp_path, ["decoder.run.steps=-1"])
 
 
+def test_what_a_stage_would_refuse_is_told_before_any_is_trained(tmp_path, drawings_folder, capsys):
+    words = ["all", "--config", "tiny", "--runs", str(tmp_path / "runs"), "--dry-run"]
+    words += [f"data.source={drawings_folder}"]
+    assert main(words) == 0  # though there is no CLIP yet
+    for more, told in (
+        (["decoder.data.size=32"], "data.size: upsampler_256 draws 64 pixels"),
+        (["decoder.network.head_dim=20"], "decoder: network.channels[1]"),
+        (["decoder.network.embedding_dim=48"], "decoder: network.embedding_dim is 48, but 32"),
+        (["clip.network.projection_dim=64"], "prior: clip: the prior needs text states as wide"),
+        (["upsampler_256.init=nowhere"], "upsampler_256: init: no trained network"),
+        ([f"data.source={tmp_path / 'nowhere'}"], "clip: data.source: there is no folder"),
+    ):
+        capsys.readouterr()
+        assert main([*words, *more]) == 2
+        assert told in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_faults_are_told_before_anything_runs(tmp_path, capsys):
     for words, told in (
         (["--config", "nowhere"], "installed families are"),

@@ -11,6 +11,7 @@ from unclip import UnCLIPPipeline
 from unclip.pipeline.loading import ModelFileError
 from unclip.pipeline.lora import CONFIG, WEIGHTS, read_lora
 from unclip_train.cli import main, make_stage
+from unclip_train.config import ConfigError
 from unclip_train.engine import Engine
 
 
@@ -84,6 +85,15 @@ def test_a_resumed_lora_is_the_straight_one(base, tiny_config, tiny_clip, tmp_pa
     parts = adapted("prior", base, tiny_config, tiny_clip, tmp_path / "b")
     for key, weight in straight.bare_network.state_dict().items():
         assert torch.equal(weight, parts.bare_network.state_dict()[key]), key
+
+
+@pytest.mark.parametrize(
+    ("name", "word"), [("decoder", "network.inpainting=true"), ("prior", "network.num_layers=3")]
+)
+def test_weights_beside_a_lora_do_not_grow(name, word, base, tiny_config, tiny_clip, tmp_path):
+    """They would be kept as they begin, at nothing, and not be saved."""
+    with pytest.raises(ConfigError, match=word.partition("=")[0]):
+        adapted(name, base, tiny_config, tiny_clip, tmp_path / "run", word)
 
 
 def test_the_command_draws_with_it(base, tiny_config, tiny_clip, tmp_path, capsys):

@@ -104,6 +104,10 @@ def test_work_is_counted_by_the_formula():
     assert flops == 2 * 2 * 30 * 50
     assert network.weight.grad is None and network.gradient_checkpointing
     assert torch.equal(state, torch.get_rng_state())
+    norm = nn.BatchNorm1d(30)  # learns the statistics of what it sees
+    seen = {name: buffer.clone() for name, buffer in norm.named_buffers()}
+    count_flops(SimpleNamespace(loss=loss), norm, batch, torch.enable_grad)
+    assert all(torch.equal(seen[name], buffer) for name, buffer in norm.named_buffers())
     peak = measure_matmul(torch.device("cpu"), "no")
     assert 1e9 < peak < 1e14
     assert Throughput(flops, 2 * flops).of(1.0) == {"tflops": flops / 1e12, "mfu": 0.5}

@@ -184,6 +184,23 @@ def test_an_upsampler_begins_from_weights_without_a_readout(tiny_config, tmp_pat
         make_stage("upsampler", tiny_config("upsampler", *words, name="upsampler_256"))
 
 
+def test_weights_that_are_not_told_of_noise_are_given_none(tiny_config, tmp_path):
+    stage, _ = make_stage("upsampler", tiny_config("upsampler", name="upsampler_256"))
+    stage.save(stage.network, tmp_path / "plain")
+    words = [f"init={tmp_path / 'plain'}", "max_noise_level=100"]
+    with pytest.raises(ConfigError, match="max_noise_level is 100, but the weights of init="):
+        make_stage("upsampler", tiny_config("upsampler", *words, name="upsampler_256"))
+
+
+def test_a_clip_begins_from_weights_of_its_own_sizes(tiny_config, tiny_clip):
+    stage, _ = make_stage("clip", tiny_config("clip", f"init={tiny_clip}"))
+    assert stage.network.clip.embedding_dim == 32
+    for word in ("network.vision.patch_size=8", "network.projection_dim=64"):
+        key = word.partition("=")[0]
+        with pytest.raises(ConfigError, match=f"^{key} is .* but the weights of init="):
+            make_stage("clip", tiny_config("clip", f"init={tiny_clip}", word))
+
+
 def test_a_prior_begins_from_weights_of_fewer_layers(tiny_config, tiny_clip, tmp_path):
     first = tiny_config("prior", f"clip={tiny_clip}", "network.num_layers=2")
     shallow, _ = make_stage("prior", first)

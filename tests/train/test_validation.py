@@ -1,6 +1,8 @@
 """What a run is told of held-out samples: the same samples, noise and figures every time."""
 
+import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -8,9 +10,12 @@ import torch.nn.functional as F
 
 from unclip.diffusion.noise import child_generators
 from unclip_train.cli import make_stage
-from unclip_train.config import load_config
-from unclip_train.data.build import make_dataset, make_held_out, set_aside
+from unclip_train.config import DataConfig, load_config
+from unclip_train.data.build import make_dataset, make_held_out, reading_of, set_aside
 from unclip_train.data.loader import collate
+from unclip_train.data.sources.leave_out import bad_list
+from unclip_train.data.sources.opening import Reading, open_source
+from unclip_train.data.sources.records import Fault
 from unclip_train.validation import HeldOut, mean_by_timestep, psnr, spread_timesteps
 
 STAGES = ("clip", "prior", "decoder", "upsampler_256")
@@ -129,6 +134,46 @@ def test_another_source_may_be_measured_on(pictures_folder, drawings_folder, tmp
     config = load_config("clip", "tiny/clip", [f"data.source={drawings_folder}"])
     held_out = make_held_out("clip", config)
     assert {held_out[position]["id"] for position in range(4)} == {"noto/black-ring"}
+
+
+def test_a_share_is_set_aside_by_whole_paths(pictures_folder, tmp_path):
+    """Scenes whose pictures have one name, as cameras and converters give them."""
+    for number, path in enumerate(sorted(pictures_folder.glob("*.png"))):
+        folder = tmp_path / "scenes" / f"scene{number:03d}"
+        folder.mkdir(parents=True)
+        shutil.copy(path, folder / "photo.png")
+        (folder / "photo.txt").write_text(f"scene {number}")
+    words = [f"data.source={tmp_path / 'scenes'}", "data.validation_share=0.3"]
+    config = load_config("clip", "tiny/clip", [*words, f"output={tmp_path}"])
+    learned, held_out = make_dataset("clip", config), make_held_out("clip", config)
+    assert len(learned) + len(held_out) == 20 and 2 <= len(held_out) <= 10
+
+
+def test_what_names_samples_of_the_source_says_nothing_of_the_other(pictures_folder, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(pictures_folder, other)
+    (other / "00000.txt").write_text("another caption")
+    bad = tmp_path / "bad.json"
+    source = open_source(str(pictures_folder))
+    bad.write_text(json.dumps(bad_list(source, {3: Fault("broken picture", "00003.png")})))
+    words = [f"data.source={pictures_folder}", f"data.validation={other}"]
+    words += [f"data.leave_out={bad}", f"output={tmp_path}"]
+    config = load_config("clip", "tiny/clip", words)
+    assert len(make_dataset("clip", config)) == 19 and len(make_held_out("clip", config)) == 20
+
+
+def test_how_another_source_is_read(pictures_folder):
+    reading = {"subset": "full", "revision": "v1", "split": "test", "caption_column": "words"}
+    hub = {"source": "hub:owner/name", "streaming": True, **reading}
+    data = DataConfig(validation="hub:owner/other", **hub)
+    assert reading_of(data, data.source).subset == "full"
+    assert reading_of(data, data.validation) == Reading(
+        split="test", caption_column="words", streaming=True
+    )
+    data = DataConfig(validation=str(pictures_folder), **hub)
+    assert not reading_of(data, data.validation).streaming
+    data = DataConfig(source=str(pictures_folder), validation="hub:owner/other", **reading)
+    assert reading_of(data, data.validation) == Reading(**reading)
 
 
 @pytest.mark.parametrize("levels", [1, 4])

@@ -4,7 +4,8 @@ import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ from .dataset import DrawingDataset, UpsamplerDataset
 from .drawings import files_present, is_measured, load_drawings, write_whole
 from .embeddings import Embeddings
 from .pictures import PictureCropDataset, PictureDataset
-from .sources.opening import Reading, kind_of, open_source
-from .sources.records import HARMLESS, BadSample, Source
+from .sources.opening import STREAMED, Reading, kind_of, open_source
+from .sources.records import HARMLESS, BadSample, Source, hash_of
 
 MAX_TOKENIZER_CAPTIONS = 1_000_000
 PINNED = "data.json"
@@ -73,8 +74,11 @@ def make_held_out(stage: str, config: StageConfig) -> Dataset | None:
 
 
 def set_aside(name: str, share: float) -> bool:
-    """Whether the sample of a name is among the share that is measured on: a hash decides."""
-    digest = hashlib.sha256(name.rsplit("/", 1)[-1].encode("utf-8", "surrogateescape")).digest()
+    """Whether the sample of a name is among the share that is measured on: a hash decides.
+
+    name: within its source, so that a source may lie elsewhere and be split alike.
+    """
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8]) < share * 2**64
 
 
@@ -84,17 +88,17 @@ def open_pictures(
     address: str,
     is_wanted: Callable[[str], bool] | None = None,
 ) -> Dataset | None:
-    """The samples of a source whose names are wanted, all unless said; None where none are.
+    """The samples of a source whose keys are wanted, all unless said; None where none are.
 
     Raises:
         ConfigError: naming the key at fault.
     """
     try:
-        source = open_source(address, reading_of(config.data))
+        source = open_source(address, reading_of(config.data, address))
         check_faults(source, config.data)
         chosen = None
         if is_wanted is not None:
-            wanted = (i for i in range(len(source)) if is_wanted(source.name(i)))
+            wanted = (i for i in range(len(source)) if is_wanted(source.key(i)))
             chosen = np.fromiter(wanted, dtype=np.int64)
             if not len(chosen):
                 return None
@@ -111,9 +115,18 @@ def missing_library(error: ImportError) -> str:
     return f"the library {error.name} is missing; install it with pip install 'unclip[hf-data]'"
 
 
-def reading_of(data: DataConfig) -> Reading:
-    """The keys that say how a source is read."""
-    return Reading(**{key: getattr(data, key) for key in Reading.__dataclass_fields__})
+def reading_of(data: DataConfig, address: str) -> Reading:
+    """The keys that say how data.source is read; or data.validation, which shares what it can.
+
+    What names samples, or a part, of the one source says nothing of the other.
+    """
+    reading = Reading(**{key: getattr(data, key) for key in Reading.__dataclass_fields__})
+    if address == data.source:
+        return reading
+    if {kind_of(address), kind_of(data.source)} == {"hub"}:  # of another name
+        reading = replace(reading, subset=None, revision=None)
+    streaming = reading.streaming and kind_of(address) in STREAMED
+    return replace(reading, leave_out=None, streaming=streaming)
 
 
 def drawing_dataset(stage: str, config: StageConfig, held_out: bool = False) -> Dataset:
@@ -156,6 +169,7 @@ def picture_dataset(
         "flip": data.flip,
         "window": data.shuffle_window,
         "max_pixels": data.max_pixels,
+        "min_side": data.min_side,
         "max_bad_share": data.max_bad_share,
     }
     if stage == "upsampler":
@@ -170,7 +184,6 @@ def picture_dataset(
         source,
         data.size,
         framing=data.framing,
-        min_side=data.min_side,
         embeddings=embeddings,
         with_pictures=embeddings is None or stage != "prior",
         **common,
@@ -209,25 +222,45 @@ def captions_of(dataset: Dataset, config: StageConfig) -> list[str]:
     return captions
 
 
-def pin_data(output: str | Path, dataset: Dataset) -> None:
+def pin_data(
+    output: str | Path, dataset: Dataset, vocabulary: Mapping[str, int] | None = None
+) -> None:
     """Refuse to go on with a run whose source has changed: its order would be another.
+
+    What the first checkpoint was trained on counts; before it, the source may change. Of what an
+    older version noted less of, less is compared.
+
+    Args:
+        output: folder of the run.
+        dataset: what it learns from.
+        vocabulary: tokens and their numbers, which a CLIP has made of the captions.
 
     Raises:
         ConfigError: with the numbers of samples before and now.
     """
-    source = getattr(dataset, "source", None)
-    if source is None:
-        return
-    path = Path(output) / PINNED
-    facts = {"num_samples": len(source), "fingerprint": source.fingerprint}
-    if not path.exists():
+    path, facts = Path(output) / PINNED, facts_of(dataset)
+    if vocabulary is not None:
+        facts["vocabulary"] = hash_of(sorted(f"{n} {token}" for token, n in vocabulary.items()))
+    if not path.exists() or not any((Path(output) / "checkpoints").glob("step-*")):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(facts).encode())
         return
     old = json.loads(path.read_text())
-    if old != facts:
+    anew = f"give another output, and begin from the weights with init={Path(output) / 'model'}"
+    if any(old[key] != facts[key] for key in ("num_samples", "fingerprint")):
         raise ConfigError(
             f"data.source: it held {old['num_samples']} samples when {output} began and holds "
-            f"{len(source)} now, or some have changed; give another output, and begin from the "
-            f"weights with init={Path(output) / 'model'}"
+            f"{facts['num_samples']} now, or some have changed; {anew}"
         )
+    if old.get("vocabulary") not in (None, facts.get("vocabulary")):
+        raise ConfigError(
+            f"data.source: its captions make another tokenizer than when {output} began; {anew}"
+        )
+
+
+def facts_of(dataset: Dataset) -> dict[str, int | str]:
+    """What the order of a data set depends on, and the captions: how many samples, and which."""
+    if not isinstance(dataset, DrawingDataset | UpsamplerDataset):
+        return {"num_samples": len(dataset.source), "fingerprint": dataset.source.fingerprint}
+    rows = [[d.id, d.name, d.keywords, d.category, d.held_out] for d in dataset.drawings]
+    return {"num_samples": len(rows), "fingerprint": hash_of(map(json.dumps, rows))}

@@ -67,6 +67,8 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("--size", type=int, metavar="PIXELS", help="of the pictures on the sheet")
     check.add_argument("--clip", metavar="FOLDER", help="count captions in the tokens of this CLIP")
     check.add_argument("--bad", metavar="JSON", help="list broken samples for data.leave_out")
+    side_help = "pictures with a shorter side below it are to be left out, and no faults"
+    check.add_argument("--min-side", type=int, default=0, metavar="N", help=side_help)
     check.add_argument("--limit", type=int, metavar="N", help="look at the first N samples only")
     _add_common(check)
     check.set_defaults(run=_run_check)
@@ -184,9 +186,12 @@ def _run_check(options: argparse.Namespace) -> int:
     from .survey import report_lines, save_source_sheet, survey_source
 
     source = _open_source(options)
-    report, bad = survey_source(source, options.max_pixels, options.clip, options.limit)
+    report, bad = survey_source(
+        source, options.max_pixels, options.clip, options.limit, options.min_side
+    )
     if options.sheet and report["usable"]:
-        save_source_sheet(source, options.sheet, options.size, options.max_pixels)
+        limits = (options.max_pixels, options.min_side)
+        save_source_sheet(source, options.sheet, options.size, *limits)
     if options.bad:
         write_whole(Path(options.bad), json.dumps(bad_list(source, bad), indent=1).encode())
     told = {"source": options.source} | report

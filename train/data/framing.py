@@ -11,7 +11,7 @@ from PIL import Image
 
 from unclip.pictures import MAX_PIXELS, decode, flatten, open_picture, upright
 
-from .sources.records import TOO_SMALL, BadSample
+from .sources.records import BELOW_MIN_SIDE, BadSample
 
 FRAMINGS = ("centre", "random", "pad")
 BICUBIC = Image.Resampling.BICUBIC
@@ -33,7 +33,7 @@ def open_reduced(
     picture = open_picture(content, max_pixels)
     shorter = min(picture.size)
     if shorter < min_side:
-        raise BadSample(TOO_SMALL, f"{picture.size[0]} x {picture.size[1]}")
+        raise BadSample(BELOW_MIN_SIDE, f"{picture.size[0]} x {picture.size[1]}")
     if picture.format in ("JPEG", "MPO") and shorter >= 2 * side:
         scale = side / shorter  # draft keeps both sides at or above the size asked for
         picture.draft(None, tuple(math.ceil(length * scale) for length in picture.size))

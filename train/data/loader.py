@@ -15,6 +15,8 @@ from multiprocessing.synchronize import Event
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from .sources.records import LEFT_OUT
+
 
 class PositionSampler(Sampler[list[int]]):
     """Micro-batches of global sample positions for one process.
@@ -74,6 +76,7 @@ class Batches:
     Args:
         loader: of batches as collate makes them.
         max_bad_share: of the samples read, once 200 were; a dataset without faults gives None.
+            Those that are left out for their size are not among the broken ones.
         closing: tells the workers that they may be ended.
     """
 
@@ -121,11 +124,12 @@ class Batches:
                 print(f"data: {name}: {reason}; another stands in for it", file=sys.stderr)
 
     def _check(self) -> None:
-        bad = self.faults.total()
+        broken = Counter({r: count for r, count in self.faults.items() if r not in LEFT_OUT})
+        bad = broken.total()
         if self.max_bad_share is None or self.num_read < self.MIN_READ:
             return
         if bad > self.max_bad_share * self.num_read:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in self.faults.most_common())
+            reasons = ", ".join(f"{count} {reason}" for reason, count in broken.most_common())
             raise BadDataError(
                 f"data: {bad} of {self.num_read} samples are broken ({reasons}), more than "
                 f"data.max_bad_share {self.max_bad_share} allows; see unclip-data check"
@@ -144,6 +148,7 @@ def make_loader(dataset: Dataset, sampler: PositionSampler, workers: int) -> Bat
         worker_init_fn=partial(leave_signals_to_parent, closing) if workers else None,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # the global one, which dropout draws from, is left alone
     )
     return Batches(loader, getattr(dataset, "max_bad_share", None), closing)
 

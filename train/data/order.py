@@ -103,3 +103,49 @@ class ChosenOrder:
     def substitute(self, position: int, attempt: int) -> int:
         """See SampleOrder."""
         return int(self.chosen[self.order.substitute(position, attempt)])
+
+
+class StreamOrder:
+    """order[position] is the number of one of the samples that were chosen of a stream.
+
+    Those of one window of the stream, few or many, are shuffled among each other; the windows
+    follow one another as they lie.
+
+    Args:
+        chosen: numbers of samples, ascending.
+        seed: of the run.
+        window: samples of the whole stream that are kept at a time.
+    """
+
+    ROOM = 16  # samples at least among which a substitute is looked for
+
+    def __init__(self, chosen: Sequence[int], seed: int, window: int):
+        self.chosen, self.seed = np.asarray(chosen, dtype=np.int64), seed
+        firsts = np.flatnonzero(np.diff(self.chosen // window, prepend=-1))
+        self.bounds = np.append(firsts, len(self.chosen))  # of the windows, among the chosen
+        self._kept = ((-1, -1), Permutation(1, (0,)))
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, position: int) -> int:
+        epoch, place = divmod(position, len(self.chosen))
+        number, first, end = self._window_at(place)
+        if self._kept[0] != (epoch, number):
+            key = (self.seed, _EPOCH_STREAM, epoch, number)
+            self._kept = ((epoch, number), Permutation(end - first, key))
+        return int(self.chosen[first + self._kept[1][place - first]])
+
+    def substitute(self, position: int, attempt: int) -> int:
+        """Another sample for one that is broken, of the same window unless that holds few."""
+        _, first, end = self._window_at(position % len(self.chosen))
+        first = max(0, min(first, len(self.chosen) - self.ROOM))
+        size = max(end, min(first + self.ROOM, len(self.chosen))) - first
+        key = (self.seed, _SUBSTITUTE_STREAM, position, attempt)
+        place = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] % size)
+        return int(self.chosen[first + place])
+
+    def _window_at(self, place: int) -> tuple[int, int, int]:
+        """The number of the window that holds a place of an epoch, and its first place and end."""
+        number = int(np.searchsorted(self.bounds, place, side="right")) - 1
+        return number, int(self.bounds[number]), int(self.bounds[number + 1])

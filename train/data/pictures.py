@@ -14,11 +14,13 @@ from unclip.pictures import MAX_PIXELS, PictureError, decode, upright
 from .dataset import DEGRADATIONS, checked_position, degrade, stream
 from .embeddings import Embeddings
 from .framing import FRAMINGS, open_reduced, read_part, read_square, scaled_size
-from .order import ChosenOrder, SampleOrder
-from .sources.records import TOO_SMALL, BadSample, Fault, Source
+from .order import ChosenOrder, SampleOrder, StreamOrder
+from .sources.records import LEFT_OUT, TOO_SMALL, BadSample, Fault, Source
 
 SAMPLE_STREAM = 1
-ATTEMPTS = 16
+ATTEMPTS = 16  # of which all give broken samples
+MOST_ATTEMPTS = 256  # with samples that are to be left out
+Order = SampleOrder | ChosenOrder | StreamOrder
 
 
 class NoGoodSample(RuntimeError):
@@ -41,7 +43,7 @@ class PictureDataset(Dataset):
         flip: share of pictures shown mirrored.
         embeddings: of these pictures; they are of upright central squares.
         with_pictures: whether "image" is read at all; a prior with embeddings does without.
-        window: see SampleOrder.
+        window: see SampleOrder; a stream has its own.
         max_pixels, min_side: limits of a picture.
         max_bad_share: share of broken samples above which training stops (by the loader).
     """
@@ -105,7 +107,7 @@ class PictureCropDataset(Dataset):
     S, or half of that, and never enlarged; only the crop and what surrounds it is worked out.
 
     Args:
-        source, seed, chosen, window, max_pixels, max_bad_share: as for PictureDataset.
+        source, seed, chosen, window, max_pixels, min_side, max_bad_share: as for PictureDataset.
         size: S.
         crop: C, a multiple of 4.
         degradation: one of DEGRADATIONS; see degrade() in dataset.py.
@@ -125,6 +127,7 @@ class PictureCropDataset(Dataset):
         flip: float = 0.0,
         window: int = 0,
         max_pixels: int = MAX_PIXELS,
+        min_side: int = 0,
         max_bad_share: float = 0.05,
         shrink_share: float = 0.25,
     ):
@@ -134,7 +137,7 @@ class PictureCropDataset(Dataset):
             raise ValueError(f"degradation must be one of {', '.join(DEGRADATIONS)}")
         self.source, self.size, self.crop, self.seed = source, size, crop, seed
         self.degradation, self.flip, self.shrink_share = degradation, flip, shrink_share
-        self.max_pixels, self.max_bad_share = max_pixels, max_bad_share
+        self.max_pixels, self.min_side, self.max_bad_share = max_pixels, min_side, max_bad_share
         self.order = order_of(source, chosen, seed, window)
 
     def __len__(self) -> int:
@@ -146,7 +149,7 @@ class PictureCropDataset(Dataset):
     def _sample(self, index: int, rng: np.random.Generator) -> dict:
         shrink = rng.random() < self.shrink_share and 2 * self.crop <= self.size
         side = self.size // 2 if shrink else self.size
-        picture = open_reduced(self.source.picture(index), side, self.max_pixels)
+        picture = open_reduced(self.source.picture(index), side, self.max_pixels, self.min_side)
         picture = upright(decode(picture))
         scaled = scaled_size(picture, side)
         if min(scaled) < self.crop:
@@ -179,18 +182,22 @@ class PictureCropDataset(Dataset):
         return read_part(picture, scaled, box), (top - box[1], left - box[0])
 
 
-def order_of(
-    source: Source, chosen: Sequence[int] | None, seed: int, window: int
-) -> SampleOrder | ChosenOrder:
-    """The order of a source's samples, or of those that are chosen."""
-    num_samples = len(source) if chosen is None else len(chosen)
-    order = SampleOrder(num_samples, seed, window, source.sequential)
+def order_of(source: Source, chosen: Sequence[int] | None, seed: int, window: int) -> Order:
+    """The order of a source's samples, or of those that are chosen.
+
+    A stream is shuffled within the windows that it keeps, since going back begins it anew.
+    """
+    if source.sequential and chosen is not None:
+        return StreamOrder(chosen, seed, source.window)
+    if source.sequential:
+        return SampleOrder(len(source), seed, source.window, in_order=True)
+    order = SampleOrder(len(source) if chosen is None else len(chosen), seed, window)
     return order if chosen is None else ChosenOrder(order, chosen)
 
 
 def good_sample(
     source: Source,
-    order: SampleOrder | ChosenOrder,
+    order: Order,
     seed: int,
     position: int,
     read: Callable[[int, np.random.Generator], dict],
@@ -198,11 +205,13 @@ def good_sample(
     """The sample at a position; where it is broken, another one, and what was wrong.
 
     Raises:
-        NoGoodSample: after 16 broken ones.
+        NoGoodSample: after 16 broken ones, or 256 where some were to be left out.
     """
     position = checked_position(position)
     faults: list[Fault] = []
-    for attempt in range(ATTEMPTS):
+    for attempt in range(MOST_ATTEMPTS):
+        if sum(fault.reason not in LEFT_OUT for fault in faults) == ATTEMPTS:
+            break
         index = order.substitute(position, attempt) if attempt else order[position]
         rng = stream(seed, SAMPLE_STREAM, position)
         try:
@@ -212,7 +221,7 @@ def good_sample(
         except PictureError as error:
             faults.append(Fault(error.reason, source.name(index)))
     raise NoGoodSample(
-        f"data.source: {ATTEMPTS} broken samples in a row, the last {faults[-1].name}: "
+        f"data.source: {len(faults)} broken samples in a row, the last {faults[-1].name}: "
         f"{faults[-1].reason}; look at them with unclip-data check"
     )
 

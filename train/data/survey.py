@@ -49,20 +49,22 @@ def survey_source(
     max_pixels: int = MAX_PIXELS,
     clip: str | Path | None = None,
     limit: int | None = None,
+    min_side: int = 0,
 ) -> tuple[dict, dict[int, Fault]]:
-    """Look at every sample; return what `unclip-data check` reports, and the broken by number.
+    """Look at every sample; return what `unclip-data check` reports, and the unusable by number.
 
     Args:
         source: the pictures.
         max_pixels: of a picture.
         clip: folder of the CLIP whose tokens are counted; words are, when None.
         limit: look at the first so many samples only.
+        min_side: pixels of a picture's shorter side, below which it is to be left out.
 
     Raises:
         FileNotFoundError: when there is no tokenizer in clip.
     """
     count = min(len(source), limit or len(source))
-    seen = list(look_at_all(source, range(count), max_pixels))
+    seen = list(look_at_all(source, range(count), max_pixels, min_side))
     good = [sample for sample in seen if not sample.reason]
     bad = {index: Fault(s.reason, s.name) for index, s in enumerate(seen) if s.reason}
     faults = [*source.faults, *bad.values()]
@@ -78,27 +80,30 @@ def survey_source(
     return report, bad
 
 
-def look_at_all(source: Source, indices: range, max_pixels: int) -> Iterator[Seen]:
+def look_at_all(
+    source: Source, indices: range, max_pixels: int, min_side: int = 0
+) -> Iterator[Seen]:
     """Every sample in order; pictures are decoded by several threads."""
     threads = 1 if source.sequential else (os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(indices), 256):  # so that results do not pile up
             part = indices[start : start + 256]
-            yield from pool.map(lambda index: look_at(source, index, max_pixels), part)
+            yield from pool.map(lambda index: look_at(source, index, max_pixels, min_side), part)
             if sys.stderr.isatty():
                 print(f"\r{part[-1] + 1} of {len(indices)}", end="", file=sys.stderr)
     if sys.stderr.isatty():
         print(file=sys.stderr)
 
 
-def look_at(source: Source, index: int, max_pixels: int) -> Seen:
+def look_at(source: Source, index: int, max_pixels: int, min_side: int = 0) -> Seen:
     """Read a sample and decode its picture, a JPEG at an eighth of its size."""
     name = source.name(index)
     try:
         captions, content = source.captions(index), source.picture(index)
         picture = open_picture(content, max_pixels)
         size, form = picture.size, picture.format
-        small = flatten(upright(decode(open_reduced(content, 8 * HASH_SIDE, max_pixels))))
+        reduced = open_reduced(content, 8 * HASH_SIDE, max_pixels, min_side)
+        small = flatten(upright(decode(reduced)))
     except BadSample as error:
         return Seen(name, reason=error.fault.reason)
     except PictureError as error:
@@ -261,12 +266,18 @@ def report_lines(report: dict) -> list[str]:
 
 
 def save_source_sheet(
-    source: Source, path: str | Path, size: int | None, max_pixels: int, count: int = 48
+    source: Source,
+    path: str | Path,
+    size: int | None,
+    max_pixels: int,
+    min_side: int = 0,
+    count: int = 48,
 ) -> None:
     """Write a contact sheet of samples as training reads them, whole, with their captions."""
     from .check import draw_sheet
     from .pictures import PictureDataset
 
-    dataset = PictureDataset(source, size or SHEET_SIDE, framing="pad", max_pixels=max_pixels)
+    limits = {"max_pixels": max_pixels, "min_side": min_side}
+    dataset = PictureDataset(source, size or SHEET_SIDE, framing="pad", **limits)
     samples = [dataset[position] for position in range(min(count, len(dataset)))]
     draw_sheet(samples).save(path)

@@ -2,13 +2,16 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
 from unclip_train.cli import main, make_stage
+from unclip_train.clip import train_tokenizer
 from unclip_train.config import ConfigError, load_config
 from unclip_train.data.build import make_dataset, pin_data
+from unclip_train.data.drawings import load_drawings, save_drawings
 from unclip_train.data.embed import embed_source
 from unclip_train.data.sources.opening import open_source
 from unclip_train.engine import Engine
@@ -98,11 +101,81 @@ def test_a_run_refuses_a_source_that_has_changed(large_folder, tmp_path):
     folder = tmp_path / "pictures"
     shutil.copytree(large_folder, folder)
     config = config_of("clip", folder, tmp_path / "run")
-    for _ in range(2):
-        pin_data(config.output, make_dataset("clip", config))
+    pin_data(config.output, make_dataset("clip", config))
+    (folder / "3.txt").write_text("mended before anything was learned")
+    pin_data(config.output, make_dataset("clip", config))
+    (tmp_path / "run" / "checkpoints" / "step-00000001").mkdir(parents=True)
+    pin_data(config.output, make_dataset("clip", config))
     (folder / "3.txt").write_text("another caption")
     with pytest.raises(ConfigError, match=r"data\.source: it held 12 samples"):
         pin_data(config.output, make_dataset("clip", config))
+
+
+@pytest.fixture
+def own_drawings(drawings_folder, tmp_path):
+    """The small drawings, and a function that lists another row among them."""
+    folder = tmp_path / "drawings"
+    shutil.copytree(drawings_folder, folder)
+
+    def add(style: str) -> None:
+        drawings = load_drawings(folder)
+        path = drawings[0].path(16)
+        other = folder / "16" / style / "more.png"
+        other.parent.mkdir(exist_ok=True)
+        shutil.copy(path, other)
+        row = {"id": f"{style}/more", "concept": "more", "name": "more", "style": style}
+        save_drawings(folder, [*drawings, replace(drawings[0], family=style, **row)])
+
+    return folder, add
+
+
+def test_a_run_refuses_drawings_that_have_changed(own_drawings, tmp_path):
+    folder, add = own_drawings
+    config = config_of("prior", folder, tmp_path / "run")
+
+    def pin():
+        pin_data(config.output, make_dataset("prior", config))
+
+    (tmp_path / "run" / "checkpoints" / "step-00000001").mkdir(parents=True)
+    pin()  # a run of a version that noted nothing
+    drawings = load_drawings(folder)
+    save_drawings(folder, [replace(d, file_name=f"64/{d.id}.png") for d in drawings])
+    pin()  # another size was rendered
+    add("twemoji")
+    with pytest.raises(ConfigError, match=r"data\.source: it held 15 samples .* holds 16 now"):
+        pin()
+
+
+def test_a_clip_goes_on_with_the_tokenizer_it_began_with(own_drawings, tmp_path, capsys):
+    """Its captions are of all drawings in the folder, whichever styles it is shown."""
+    folder, add = own_drawings
+
+    def train(steps: int) -> int:
+        words = [f"data.source={folder}", "data.styles=[noto]", f"run.steps={steps}"]
+        return main(["clip", "--config", "tiny/clip", f"output={tmp_path / 'run'}", *words])
+
+    assert train(1) == train(2) == 0
+    note = tmp_path / "run" / "data.json"
+    facts = json.loads(note.read_text())
+    add("twemoji")
+    capsys.readouterr()
+    assert train(3) == 2
+    line = capsys.readouterr().err
+    assert "data.source" in line and "another tokenizer" in line and "init=" in line
+    note.write_text(json.dumps({k: v for k, v in facts.items() if k != "vocabulary"}))
+    assert train(2) == 0  # an older version noted no tokenizer
+
+
+def test_a_tokenizer_is_a_function_of_its_captions():
+    """Pairs that are equally frequent are merged in the same order every time."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    captions = [" ".join(f"z{one}" for one in letters)]
+    merges = {str(_merges_of(train_tokenizer(captions, 700))) for _ in range(5)}
+    assert len(merges) == 1
+
+
+def _merges_of(tokenizer) -> list:
+    return json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
 
 
 def test_too_many_faults_stop_before_training(large_folder, tmp_path, capsys):

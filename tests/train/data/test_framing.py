@@ -94,5 +94,5 @@ def test_orientation_comes_before_the_square():
 def test_too_small_is_told_by_the_stored_size():
     content = jpeg(scene(640, 480))
     assert read_square(content, 32, min_side=480).shape == (32, 32, 3)
-    with pytest.raises(BadSample, match="too small"):
+    with pytest.raises(BadSample, match="below data.min_side"):
         read_square(content, 32, min_side=481)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unclip_train.data.order import Permutation, SampleOrder
+from unclip_train.data.order import Permutation, SampleOrder, StreamOrder
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 16, 17, 100, 1000])
@@ -56,3 +56,26 @@ def test_substitutes_are_known_and_near():
         assert other // 10 == order[position] // 10
         assert other == SampleOrder(100, 0, 10).substitute(position, 1)
     assert len({order.substitute(5, attempt) for attempt in range(1, 30)}) > 5
+
+
+def test_the_chosen_of_a_stream_are_read_window_by_window():
+    chosen = [2, 3, 5, 9, 30, 31, 32, 33, 34, 35, 38, 39, 71]
+    order = StreamOrder(chosen, seed=3, window=10)
+    epochs = [[order[position] for position in range(13 * e, 13 * e + 13)] for e in range(4)]
+    for epoch in epochs:
+        assert sorted(epoch) == chosen
+        assert [number // 10 for number in epoch] == [number // 10 for number in chosen]
+    assert len({str(epoch) for epoch in epochs}) == 4
+    assert order[20] == epochs[1][7]  # whatever was asked before
+    whole, plain = StreamOrder(range(100), 3, 10), SampleOrder(100, 3, 10, in_order=True)
+    assert [whole[position] for position in range(250)] == [plain[p] for p in range(250)]
+
+
+def test_the_chosen_of_a_stream_have_substitutes_even_where_a_window_holds_one():
+    chosen = [*range(20), 35, *range(40, 60)]
+    order = StreamOrder(chosen, seed=0, window=20)
+    assert {order.substitute(5, attempt) for attempt in range(40)} <= set(range(20))
+    others = {order.substitute(20, attempt) for attempt in range(40)}
+    assert order[20] == 35 and len(others) > 5 and others <= {35, *range(40, 60)}
+    last = StreamOrder([1, 2, 3, 90], seed=0, window=20)
+    assert {last.substitute(3, attempt) for attempt in range(40)} == {1, 2, 3, 90}

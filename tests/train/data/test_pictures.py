@@ -10,8 +10,11 @@ import torch
 
 from unclip.diffusion.guidance import drop_mask
 from unclip.diffusion.noise import child_generators
+from unclip_train.config import load_config
+from unclip_train.data.build import make_dataset, make_held_out
 from unclip_train.data.loader import BadDataError, PositionSampler, make_loader
 from unclip_train.data.pictures import NoGoodSample, PictureCropDataset, PictureDataset
+from unclip_train.data.sources import opening
 from unclip_train.data.sources.opening import Reading, open_source
 from unclip_train.draws import drop_captions
 
@@ -150,6 +153,32 @@ def test_a_stream_is_not_dealt_out_among_processes(tmp_path, picture_of):
     assert shared == alone
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_a_stream_is_begun_once_an_epoch_by_whoever_reads(share, tmp_path, picture_of, monkeypatch):
+    """With the settings that there are by default, and with some of its samples set aside."""
+    pytest.importorskip("datasets")
+    import pyarrow
+    from datasets import IterableDataset
+    from pyarrow import parquet
+
+    rows = {"image": [picture_of(n) for n in range(60)], "text": [str(n) for n in range(60)]}
+    parquet.write_table(pyarrow.table(rows), tmp_path / "a.parquet")
+    monkeypatch.setattr(opening, "STREAM_WINDOW", 8)
+    words = [f"data.source={tmp_path / 'a.parquet'}", f"data.validation_share={share}"]
+    config = load_config("clip", "tiny/clip", [*words, "data.streaming=true", f"output={tmp_path}"])
+    found, begun, skip = [], [], IterableDataset.skip
+    monkeypatch.setattr(IterableDataset, "skip", lambda self, n: begun.append(n) or skip(self, n))
+    for make in (make_dataset, make_held_out):
+        dataset = make("clip", config)
+        if dataset is None:
+            continue
+        found += [int(dataset[position]["caption"]) for position in range(len(dataset))]
+        assert begun == [0]
+        begun.clear()
+    assert sorted(found) == list(range(60))
+    assert found != sorted(found)
+
+
 def damage(folder, picture_of, numbers) -> None:
     for number in numbers:
         (folder / f"{number:05d}.png").write_bytes(picture_of(number)[:100])
@@ -181,6 +210,27 @@ def test_training_stops_when_too_much_is_broken(damaged):
     with pytest.raises(BadDataError, match=r"broken picture.*data\.max_bad_share 0\.05"):
         read(dataset, 10, 100)
     assert len(read(PictureDataset(open_source(str(damaged)), 16, max_bad_share=0.2), 10, 60)) == 60
+
+
+@pytest.fixture
+def mixed_sizes(tmp_path, picture_of):
+    """Forty pictures of which every eighth is 24 pixels a side, and the others 8."""
+    for number in range(40):
+        side = 8 if number % 8 else 24
+        (tmp_path / f"{number}.png").write_bytes(picture_of(number, size=(side, side)))
+        (tmp_path / f"{number}.txt").write_text(f"picture {number}")
+    return tmp_path
+
+
+def test_small_pictures_are_left_out_as_asked_and_not_counted_as_broken(mixed_sizes, tmp_path):
+    for stage, name in (("clip", "clip"), ("upsampler", "upsampler_256")):
+        words = [f"data.source={mixed_sizes}", f"output={tmp_path}", "data.min_side=20"]
+        words += ["data.size=16", "data.crop=8", "data.max_bad_share=0"]
+        dataset = make_dataset(stage, load_config(stage, f"tiny/{name}", words))
+        batches = make_loader(dataset, PositionSampler(10, 0, 40), 0)
+        shown = {name for batch in batches for name in batch["id"]}
+        assert shown == {f"{number}.png" for number in range(0, 40, 8)}
+        assert batches.faults.keys() == {"picture below data.min_side"}
 
 
 def test_nothing_but_broken_samples_is_an_error(damaged, picture_of):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -102,6 +103,18 @@ def test_a_sound_source_exits_0(pictures_folder, capsys):
     code, out, _ = run(capsys, "check", pictures_folder, "--format", "json", "--limit", 7)
     report = json.loads(out)
     assert code == 0 and report["usable"] == 7 and report["faults"] == {}
+
+
+def test_small_pictures_are_listed_and_no_faults(pictures_folder, picture_of, tmp_path, capsys):
+    shutil.copytree(pictures_folder, tmp_path / "pictures")
+    (tmp_path / "pictures" / "small.png").write_bytes(picture_of(99, size=(40, 12)))
+    (tmp_path / "pictures" / "small.txt").write_text("a small one")
+    bad, sheet = tmp_path / "bad.json", tmp_path / "sheet.png"
+    words = ["check", tmp_path / "pictures", "--min-side", 16, "--bad", bad, "--sheet", sheet]
+    code, out, _ = run(capsys, *words)
+    assert code == 0 and "picture below data.min_side: 1 (small.png)" in out
+    source = open_source(str(tmp_path / "pictures"), Reading(leave_out=str(bad)))
+    assert len(source) == 20 and "small.png" not in map(source.name, range(20))
 
 
 def test_shards_and_remote_addresses_are_checked_too(tar_of, samples, tmp_path, capsys):

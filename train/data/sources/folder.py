@@ -61,6 +61,8 @@ class FolderSource:
         """The path within the folder."""
         return self.names[index]
 
+    key = name
+
     def captions(self, index: int) -> tuple[str, ...]:
         """Its captions; a table may give several."""
         return self.texts[index]

@@ -27,6 +27,10 @@ class KeptSource:
         """As in the whole source."""
         return self.source.name(int(self.kept[index]))
 
+    def key(self, index: int) -> str:
+        """As in the whole source."""
+        return self.source.key(int(self.kept[index]))
+
     def captions(self, index: int) -> tuple[str, ...]:
         """As in the whole source."""
         return self.source.captions(int(self.kept[index]))

@@ -16,6 +16,7 @@ from .shards import ShardSource
 from .tables import HUB, STREAM_WINDOW, open_hub, open_parquet, open_saved
 
 KINDS = ("drawings", "folder", "shards", "parquet", "saved", "hub")
+STREAMED = ("parquet", "hub")  # that can be read forward without a copy
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,10 @@ class Reading:
     leave_out: str | None = None
 
 
-def kind_of(address: str) -> str:
+def kind_of(address: str, key: str = "data.source") -> str:
     """What a source is, by its name and by what lies there.
+
+    key: that gives the address.
 
     Raises:
         FileNotFoundError: when nothing of any kind lies there.
@@ -46,13 +49,13 @@ def kind_of(address: str) -> str:
             return kind
     if is_remote(address):
         raise FileNotFoundError(
-            f"data.source: {address} must end in .tar or .parquet; braces such as "
+            f"{key}: {address} must end in .tar or .parquet; braces such as "
             "{000..127}.tar name many"
         )
     folder = local_path(address)
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"data.source: there is no folder {address} (give a folder of pictures, .tar or "
+            f"{key}: there is no folder {address} (give a folder of pictures, .tar or "
             ".parquet files, hub:owner/name, or make drawings: unclip-data emoji)"
         )
     if _holds_drawings(folder / METADATA):
@@ -94,7 +97,7 @@ def open_source(address: str, reading: Reading | None = None) -> Source:
     columns = {"image_column": reading.image_column, "caption_column": reading.caption_column}
     window = reading.shuffle_window or STREAM_WINDOW
     kind = kind_of(address)
-    if reading.streaming and kind not in ("parquet", "hub"):
+    if reading.streaming and kind not in STREAMED:
         raise ValueError(f"data.streaming: {address} is read in place; leave it false")
     if kind == "drawings":
         raise ValueError(f"data.source: {address} holds drawings, which have no captions of theirs")

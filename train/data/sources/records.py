@@ -17,6 +17,7 @@ NOT_UTF8 = "caption not UTF-8"
 BROKEN_ROW = "broken row"
 LARGE_FILE = "picture file too large"
 TOO_SMALL = "picture too small"
+BELOW_MIN_SIDE = "picture below data.min_side"
 MISSING_FILE = "missing file"
 UNREADABLE = "unreadable"
 NO_EMBEDDING = "no embedding"
@@ -32,11 +33,12 @@ BROKEN_HEADER = "broken header"
 
 REASONS = (
     *(NO_CAPTION, NO_PICTURE, EMPTY_CAPTION, LONG_CAPTION, NOT_UTF8, BROKEN_ROW, LARGE_FILE),
-    *(TOO_SMALL, MISSING_FILE, UNREADABLE, NO_EMBEDDING),
+    *(TOO_SMALL, BELOW_MIN_SIDE, MISSING_FILE, UNREADABLE, NO_EMBEDDING),
     *(UNSAFE_NAME, NOT_A_FILE, DUPLICATE, OTHER_MEMBER, NOT_A_TAR, TRUNCATED, BROKEN_HEADER),
     *(NOT_A_PICTURE, TOO_MANY_PIXELS, BROKEN),
 )
-HARMLESS = {OTHER_MEMBER}  # told, but no sample is lost by it
+LEFT_OUT = {BELOW_MIN_SIDE}  # of sound samples that are not wanted
+HARMLESS = {OTHER_MEMBER, *LEFT_OUT}  # told, but nothing is broken
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
 MAX_CAPTION_BYTES = 2**16
@@ -64,12 +66,15 @@ class Source(Protocol):
 
     faults: list[Fault]  # found while listing; what they name has no number
     fingerprint: str  # changes when the list of samples does
-    sequential: bool  # whether reading out of order is slow
+    sequential: bool  # whether reading out of order is slow; it then has a window
 
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
         """What a message calls the sample."""
+
+    def key(self, index: int) -> str:
+        """The sample's name within the source, wherever that lies."""
 
     def captions(self, index: int) -> tuple[str, ...]:
         """At least one caption; BadSample where there is none."""

@@ -78,6 +78,10 @@ class ShardSource:
         """The shard and the sample's name in it."""
         return f"{self.addresses[self.shard_of[index]]}/{self.keys[index]}"
 
+    def key(self, index: int) -> str:
+        """The sample's name in its shard."""
+        return self.keys[index]
+
     def captions(self, index: int) -> tuple[str, ...]:
         """Its one caption."""
         place = self.places[index]

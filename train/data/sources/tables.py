@@ -52,6 +52,10 @@ class TableSource:
         """The table and the row's number."""
         return f"{self.title}, row {index}"
 
+    def key(self, index: int) -> str:
+        """The same without the folder, or the owner."""
+        return self.name(index).rsplit("/", 1)[-1]
+
     def captions(self, index: int) -> tuple[str, ...]:
         """The row's caption, or captions."""
         return clean_captions(self.texts[index][self.caption_column], self.name(index))
@@ -65,8 +69,8 @@ class TableSource:
 class StreamSource:
     """Rows of a stream, read forward through a window that is kept in memory.
 
-    Any order within a window costs nothing; going back costs a new beginning. Every process that
-    reads goes through the whole stream.
+    Any order within a window costs nothing; going on reads what lies between, going back costs a
+    new beginning. Every process that reads goes through the whole stream.
 
     Args:
         dataset: a datasets.IterableDataset.
@@ -100,6 +104,10 @@ class StreamSource:
         """The stream and the row's number."""
         return f"{self.title}, row {index}"
 
+    def key(self, index: int) -> str:
+        """The same without the folder, or the owner."""
+        return self.name(index).rsplit("/", 1)[-1]
+
     def captions(self, index: int) -> tuple[str, ...]:
         """The row's caption, or captions."""
         return clean_captions(self._cell(index, self.caption_column), self.name(index))
@@ -111,11 +119,13 @@ class StreamSource:
 
     def _cell(self, index: int, column: str) -> Any:
         number, place = divmod(index, self.window)
-        if number != self._number:
-            if self._windows is None or number != self._number + 1:
-                # Whole windows: rows one by one would be dealt out among a loader's processes.
-                self._windows = self.dataset.skip(number * self.window).iter(self.window)
-            self._rows, self._number = next(self._windows, {}), number
+        if self._windows is None or number < self._number:
+            # Whole windows: rows one by one would be dealt out among a loader's processes.
+            self._windows = self.dataset.skip(number * self.window).iter(self.window)
+            self._number = number - 1
+        while self._number < number:
+            self._rows = next(self._windows, {})
+            self._number += 1
         cells = self._rows.get(column, ())
         if place >= len(cells):
             raise BadSample(UNREADABLE, self.name(index))
