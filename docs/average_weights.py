@@ -1,0 +1,74 @@
+"""The mean of two networks of the same sizes, one of which was trained on from the other.
+
+    python docs/average_weights.py further/decoder before/decoder --share 0.6 --output mean/decoder
+
+Between what a network knew and what it learned further lie weights that know much of both (WiSE-FT,
+Wortsman et al. 2021, arXiv 2109.01903): w = s w_further + (1 - s) w_before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+REMARKS = ("_diffusers_version", "_name_or_path")  # that say nothing of a network
+
+
+def main() -> None:
+    """Write the mean."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("further", type=Path, help="folder of the network that was trained on")
+    parser.add_argument("before", type=Path, help="folder of the one that it began from")
+    parser.add_argument("--share", type=float, required=True, help="of the first, from 0 to 1")
+    parser.add_argument("--output", type=Path, required=True, help="new folder")
+    args = parser.parse_args()
+    if not 0 <= args.share <= 1:
+        parser.error(f"--share: give a number from 0 to 1, not {args.share:g}")
+    if args.output.exists():
+        parser.error(f"--output: {args.output} exists; name another")
+    try:
+        mean = mean_of(args.further, args.before, args.share)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    args.output.mkdir(parents=True)
+    shutil.copy(args.further / CONFIG, args.output / CONFIG)
+    save_file(mean, args.output / WEIGHTS, metadata={"format": "pt"})
+
+
+def mean_of(further: Path, before: Path, share: float) -> dict[str, Tensor]:
+    """The mean of the weights of two folders, in the dtypes of the first.
+
+    Raises:
+        ValueError: when the networks are not of the same sizes.
+    """
+    if settings_of(further) != settings_of(before):
+        raise ValueError(f"{before}: its config.json is of another network than that of {further}")
+    ours, theirs = weights_of(further), weights_of(before)
+    return {
+        name: (share * weight.float() + (1 - share) * theirs[name].float()).to(weight.dtype)
+        for name, weight in ours.items()
+    }
+
+
+def settings_of(folder: Path) -> dict:
+    """What a network was made with."""
+    settings = json.loads((folder / CONFIG).read_text())
+    return {name: value for name, value in settings.items() if name not in REMARKS}
+
+
+def weights_of(folder: Path) -> dict[str, Tensor]:
+    """The weights of a folder, of one file or several shards."""
+    state: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        state |= load_file(path)
+    return state
+
+
+if __name__ == "__main__":
+    main()
