@@ -13,8 +13,10 @@ import json
 import shutil
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
+
+from unclip.pipeline.loading import read_tensors
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 REMARKS = ("_diffusers_version", "_name_or_path")  # that say nothing of a network
@@ -64,10 +66,8 @@ def settings_of(folder: Path) -> dict:
 
 def weights_of(folder: Path) -> dict[str, Tensor]:
     """The weights of a folder, of one file or several shards."""
-    state: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        state |= load_file(path)
-    return state
+    paths = sorted(folder.glob("*.safetensors"))
+    return {name: tensor for path in paths for name, tensor in read_tensors(path)}
 
 
 if __name__ == "__main__":

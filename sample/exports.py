@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unclip_sample.request import RequestError
+from unclip_sample.writing import write_whole
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -102,7 +103,7 @@ def check_same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     note = folder / NOTE
     folder.mkdir(parents=True, exist_ok=True)
     if not note.exists():
-        note.write_text(json.dumps(settings) + "\n", "utf-8")
+        write_whole(note, f"{json.dumps(settings)}\n".encode(), overwrite=True)
         return
     try:
         before = json.loads(note.read_text("utf-8"))
@@ -180,6 +181,5 @@ def compbench_name(prompt: str, number: int) -> str:
 def save_whole(picture: Image.Image, path: Path) -> None:
     """Write a PNG that is there whole or not at all."""
     from unclip_sample.png import encode_png
-    from unclip_sample.writing import write_whole
 
     write_whole(path, encode_png(picture, None), overwrite=True)

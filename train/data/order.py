@@ -44,6 +44,12 @@ def _mixed(x: int) -> int:
     return x ^ (x >> 31)
 
 
+def substitute_place(seed: int, position: int, attempt: int, size: int) -> int:
+    """A place among `size` where a substitute for a broken sample is looked for."""
+    key = (seed, _SUBSTITUTE_STREAM, position, attempt)
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] % size)
+
+
 class SampleOrder:
     """order[position], for any position >= 0, is the number of a sample; each once an epoch.
 
@@ -77,8 +83,7 @@ class SampleOrder:
         """Another sample for one that is broken, near to it where reading must stay near."""
         first = self[position] // self.window * self.window
         size = min(self.window, self.num_samples - first)
-        key = (self.seed, _SUBSTITUTE_STREAM, position, attempt)
-        return first + int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] % size)
+        return first + substitute_place(self.seed, position, attempt, size)
 
     def _permutation(self, size: int, *key: int) -> Permutation:
         if key not in self._kept:
@@ -141,9 +146,7 @@ class StreamOrder:
         _, first, end = self._window_at(position % len(self.chosen))
         first = max(0, min(first, len(self.chosen) - self.ROOM))
         size = max(end, min(first + self.ROOM, len(self.chosen))) - first
-        key = (self.seed, _SUBSTITUTE_STREAM, position, attempt)
-        place = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] % size)
-        return int(self.chosen[first + place])
+        return int(self.chosen[first + substitute_place(self.seed, position, attempt, size)])
 
     def _window_at(self, place: int) -> tuple[int, int, int]:
         """The number of the window that holds a place of an epoch, and its first place and end."""

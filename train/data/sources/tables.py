@@ -27,7 +27,21 @@ STREAM_WINDOW = 1024
 HUB = "hub:"
 
 
-class TableSource:
+class NamedRows:
+    """What the rows of a table, or of a stream, are called."""
+
+    title: str
+
+    def name(self, index: int) -> str:
+        """The table and the row's number."""
+        return f"{self.title}, row {index}"
+
+    def key(self, index: int) -> str:
+        """The same without the folder, or the owner."""
+        return self.name(index).rsplit("/", 1)[-1]
+
+
+class TableSource(NamedRows):
     """Rows of a table that can be read in any order.
 
     Args:
@@ -48,14 +62,6 @@ class TableSource:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def name(self, index: int) -> str:
-        """The table and the row's number."""
-        return f"{self.title}, row {index}"
-
-    def key(self, index: int) -> str:
-        """The same without the folder, or the owner."""
-        return self.name(index).rsplit("/", 1)[-1]
-
     def captions(self, index: int) -> tuple[str, ...]:
         """The row's caption, or captions."""
         return clean_captions(self.texts[index][self.caption_column], self.name(index))
@@ -66,7 +72,7 @@ class TableSource:
         return picture_bytes(cell, self.folder, self.name(index), hub_name(self.title))
 
 
-class StreamSource:
+class StreamSource(NamedRows):
     """Rows of a stream, read forward through a window that is kept in memory.
 
     Any order within a window costs nothing; going on reads what lies between, going back costs a
@@ -99,14 +105,6 @@ class StreamSource:
 
     def __len__(self) -> int:
         return self.length
-
-    def name(self, index: int) -> str:
-        """The stream and the row's number."""
-        return f"{self.title}, row {index}"
-
-    def key(self, index: int) -> str:
-        """The same without the folder, or the owner."""
-        return self.name(index).rsplit("/", 1)[-1]
 
     def captions(self, index: int) -> tuple[str, ...]:
         """The row's caption, or captions."""
