@@ -154,11 +154,15 @@ class Easel:
 
 def settings_of(asked: fields.Fields) -> dict[str, Any]:
     """What the pipeline's methods share, by their arguments' names."""
-    return {
+    prior = {}
+    if isinstance(asked, fields.Captioned):
+        prior = {
+            "prior_guidance_scale": asked.prior_guidance,
+            "prior_num_inference_steps": asked.prior_steps,
+        }
+    return prior | {
         "negative_prompt": asked.negative_prompt,
         "guidance_scale": asked.guidance,
-        "prior_guidance_scale": asked.prior_guidance,
-        "prior_num_inference_steps": asked.prior_steps,
         "decoder_num_inference_steps": asked.steps,
         "upsampler_256_num_inference_steps": asked.upsampler_256_steps,
         "upsampler_1024_num_inference_steps": asked.upsampler_1024_steps,

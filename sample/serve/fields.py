@@ -69,28 +69,32 @@ class Fields(BaseModel):
     # What unCLIP adds.
     seed: Seed = Field(None, description="Picture i is drawn with seed + i; drawn unless given.")
     guidance: Guidance = Field(None, description="Of the decoder; 1 does not guide.")
-    prior_guidance: Guidance = Field(None, description="Of the prior; 1 does not guide.")
     steps: Steps = Field(None, description="Of the decoder.")
-    prior_steps: Steps = None
     upsampler_256_steps: Steps = None
     upsampler_1024_steps: Steps = None
     negative_prompt: Text | None = Field(None, description="What guidance leads away from.")
     progress: bool | None = Field(False, description="Stream an event for every step, too.")
 
 
-class Generation(Fields):
-    """A caption to draw."""
+class Captioned(Fields):
+    """A caption of which the prior draws z_img."""
 
     prompt: Words
+    prior_guidance: Guidance = Field(None, description="Of the prior; 1 does not guide.")
+    prior_steps: Steps = None
+
+
+class Generation(Captioned):
+    """A caption to draw."""
+
     style: Annotated[str, Field(max_length=100)] | None = None
     moderation: Literal["auto", "low"] | None = None
 
 
-class Edit(Fields):
+class Edit(Captioned):
     """A picture to paint anew where a mask, or the picture itself, is transparent."""
 
     image: UploadFile
-    prompt: Words
     mask: UploadFile | None = None
     input_fidelity: Literal["high", "low"] | None = None
 

@@ -41,11 +41,16 @@ PLAIN = Scene("plain", ((0.0, 0.0, 1.0),))
 
 
 def random_scene(
-    rng: np.random.Generator, plain_share: float, pair_share: float = SCENE_SHARES["pair"]
+    rng: np.random.Generator,
+    plain_share: float,
+    pair_share: float = SCENE_SHARES["pair"],
+    jitter: float = 1.0,
 ) -> Scene:
     """A scene on white: plain with probability plain_share, else composed.
 
     pair_share: of the composed; the other kinds keep their shares of what is left.
+    jitter: how far sizes and places, of which captions say nothing, stray from the middle one: 1
+        as far as there is room, 0 not at all.
     """
     draw = rng.random()
     if draw < plain_share:
@@ -56,48 +61,54 @@ def random_scene(
     kinds, ends = tuple(shares), np.cumsum(list(shares.values()))
     kind = kinds[min(int(np.searchsorted(ends, draw, side="right")), len(kinds) - 1)]
     if kind == "placed":
-        return _placed(rng)
+        return _placed(rng, jitter)
     if kind == "pair":
-        return _pair(rng)
+        return _pair(rng, jitter)
     if kind == "copies":
-        return _copies(rng)
-    side = rng.uniform(0.75, 1.0)
-    left, top = rng.uniform(0.0, 1.0 - side, 2)
+        return _copies(rng, jitter)
+    side = _strayed(rng, 0.75, 1.0, jitter)
+    left, top = (_strayed(rng, 0.0, 1.0 - side, jitter) for _ in range(2))
     return Scene("colour", ((left, top, side),))
 
 
-def _placed(rng: np.random.Generator) -> Scene:
+def _strayed(rng: np.random.Generator, low: float, high: float, jitter: float) -> float:
+    """A number of the range that is left when jitter shrinks low .. high towards its middle."""
+    shrink = (1.0 - jitter) * (high - low) / 2
+    return rng.uniform(low + shrink, high - shrink)
+
+
+def _placed(rng: np.random.Generator, jitter: float) -> Scene:
     words = tuple(PLACE_WORDS)[int(rng.integers(len(PLACE_WORDS)))]
-    side = rng.uniform(0.38, 0.5)
+    side = _strayed(rng, 0.38, 0.5, jitter)
     slack = 1.0 - side
     left, top = (
-        min(max(slack * where + rng.uniform(-0.04, 0.04), 0.0), slack)
+        min(max(slack * where + _strayed(rng, -0.04, 0.04, jitter), 0.0), slack)
         for where in PLACE_WORDS[words]
     )
     return Scene("placed", ((left, top, side),), words)
 
 
-def _pair(rng: np.random.Generator) -> Scene:
-    side = rng.uniform(0.44, 0.5)
+def _pair(rng: np.random.Generator, jitter: float) -> Scene:
+    side = _strayed(rng, 0.44, 0.5, jitter)
     near, far = (0.5 - side) / 2, 0.5 + (0.5 - side) / 2
-    across = rng.uniform(0.2, 0.8 - side)
+    across = _strayed(rng, 0.2, 0.8 - side, jitter)
     if rng.random() < 0.5:
         return Scene("pair", ((near, across, side), (far, across, side)), "beside")
     return Scene("pair", ((across, near, side), (across, far, side)), "above")
 
 
-def _copies(rng: np.random.Generator) -> Scene:
+def _copies(rng: np.random.Generator, jitter: float) -> Scene:
     draw = int(rng.integers(4))
     if draw < 2:
-        pair = _pair(rng)
+        pair = _pair(rng, jitter)
         words = {"beside": "side by side", "above": "one above another"}
         return Scene("copies", pair.boxes, words[pair.arrangement])
     if draw == 2:
-        side = rng.uniform(0.3, 1 / 3)
-        top = rng.uniform(0.2, 0.8 - side)
+        side = _strayed(rng, 0.3, 1 / 3, jitter)
+        top = _strayed(rng, 0.2, 0.8 - side, jitter)
         boxes = tuple((i / 3 + (1 / 3 - side) / 2, top, side) for i in range(3))
         return Scene("copies", boxes, "in a row")
-    side = rng.uniform(0.44, 0.5)
+    side = _strayed(rng, 0.44, 0.5, jitter)
     near, far = (0.5 - side) / 2, 0.5 + (0.5 - side) / 2
     boxes = ((0.5 - side / 2, near, side), (near, far, side), (far, far, side))
     return Scene("copies", boxes, "")

@@ -205,6 +205,7 @@ class DrawingDataset(Dataset):
         styles: of noto, twemoji, fluent, flat, icon; None for all.
         plain_share: share of single drawings on white.
         pair_share: of the composed pictures, those of two things.
+        jitter: how far the things of composed pictures stray from their places, 0 to 1.
         loose_share: share of captions of single things that name it as a hurried user does.
         balance: "concept" shows each concept once an epoch; "drawing" shows each drawing once;
             "pair" shows each concept twice in a row, by two artists where there are two, so that a
@@ -230,10 +231,11 @@ class DrawingDataset(Dataset):
         cache_bytes: int = CACHE_BYTES,
         loose_share: float = 0.0,
         pair_share: float = SCENE_SHARES["pair"],
+        jitter: float = 1.0,
     ):
-        shares = {"plain_share": plain_share, "pair_share": pair_share}
-        _check_numbers(seed, loose_share=loose_share, **shares)
-        self.size, self.seed, self.scene_shares = size, seed, shares
+        scenes = {"plain_share": plain_share, "pair_share": pair_share, "jitter": jitter}
+        _check_numbers(seed, loose_share=loose_share, **scenes)
+        self.size, self.seed, self.scenes = size, seed, scenes
         self.loose_share = loose_share
         self.drawings = training_drawings(folder, size, shared_only, styles, held_out)
         self.order = ConceptOrder(self.drawings, seed, balance)
@@ -247,7 +249,7 @@ class DrawingDataset(Dataset):
         position = checked_position(position)
         index = self.order[position]
         rng = stream(self.seed, _SAMPLE_STREAM, position)
-        scene = random_scene(rng, **self.scene_shares)
+        scene = random_scene(rng, **self.scenes)
         indices = [index]
         if scene.kind == "pair":
             indices.append(self.order.other(self.drawings[index].style, index, rng))

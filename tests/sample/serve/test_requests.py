@@ -21,7 +21,8 @@ from unclip_sample.serve.telemetry import JsonLines
 
 from .conftest import until
 
-QUICK = {"size": "64x64", "prior_steps": 1, "steps": 1, "seed": 7}
+WITHOUT_PRIOR = {"size": "64x64", "steps": 1, "seed": 7}
+QUICK = {**WITHOUT_PRIOR, "prior_steps": 1}
 
 
 def events(text: str) -> list[dict]:
@@ -61,7 +62,7 @@ def test_a_picture_of_the_server_is_drawn_again_by_the_command(
         asked = {**QUICK, "guidance": 2.5, "negative_prompt": "a dog"}
         made = {"caption": running.post("generations", prompt="a cat", **asked)}
         picture = content_of(made["caption"].json()["data"][0])
-        made["variation"] = running.post("variations", image=picture, **QUICK)
+        made["variation"] = running.post("variations", image=picture, **WITHOUT_PRIOR)
     monkeypatch.chdir(tmp_path)
     for name, answer in made.items():
         content = content_of(answer.json()["data"][0])
@@ -123,7 +124,7 @@ def test_streams_tell_of_steps_and_stages(running):
 )
 def test_ways_have_frames(running, picture_file, way, own, event):
     own = {name: picture_file if value is None else value for name, value in own.items()}
-    words = {**QUICK, "frames": 3, "image": picture_file, **own}
+    words = {**WITHOUT_PRIOR, "frames": 3, "image": picture_file, **own}
     assert len(running.post(way, **words).json()["data"]) == 3
     told = events(running.post(way, **words, stream="true").text)
     assert [(e["type"], e["image_index"]) for e in told] == [
@@ -169,7 +170,7 @@ def test_models_that_programs_name_by_habit(running, name):
 
 def test_faults_of_pictures_are_named(running, picture_file, holed_file):
     def fault(way, **words):
-        answer = running.post(way, **words, **QUICK)
+        answer = running.post(way, **{**WITHOUT_PRIOR, **words})
         assert answer.status_code == 400, answer.text
         return answer.json()["error"]["param"]
 
@@ -180,6 +181,9 @@ def test_faults_of_pictures_are_named(running, picture_file, holed_file):
     assert fault("edits", image=picture_file, mask=b"nothing", prompt="a hat") == "mask"
     assert fault("variations", prompt="words", image=b"GIF89a") == "image"
     assert fault("interpolations", image=picture_file) == "image_to"
+    assert fault("variations", image=picture_file, prior_steps=2) == "prior_steps"  # it asks none
+    two = {"image": picture_file, "image_to": picture_file}
+    assert fault("interpolations", **two, prior_guidance=2) == "prior_guidance"
 
 
 def test_uploads_are_reduced_before_they_wait():

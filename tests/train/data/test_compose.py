@@ -88,6 +88,17 @@ def test_boxes_stay_inside():
             assert left + side <= 1 + 1e-9 and top + side <= 1 + 1e-9
 
 
+def test_without_jitter_captions_tell_all_of_a_layout():
+    rng = np.random.default_rng(0)
+    still = [random_scene(rng, 0.0, jitter=0.0) for _ in range(400)]
+    layouts = {(s.kind, s.arrangement, len(s.boxes)): set() for s in still}
+    for scene in still:
+        layouts[scene.kind, scene.arrangement, len(scene.boxes)].add(scene.boxes)
+    assert len(layouts) == 16 and all(len(boxes) == 1 for boxes in layouts.values())
+    beside = next(s.boxes for s in still if s.kind == "pair" and s.arrangement == "beside")
+    assert np.allclose(beside, [(0.015, 0.265, 0.47), (0.515, 0.265, 0.47)])
+
+
 def test_told_background_is_painted():
     told = 0
     for scene, rng in scenes("colour"):
