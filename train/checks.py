@@ -19,7 +19,7 @@ from unclip_train.config import (
     StageConfig,
     UpsamplerConfig,
 )
-from unclip_train.data.drawings import STYLES
+from unclip_train.data.drawings import STYLES, files_present
 from unclip_train.data.embeddings import clip_folder, read_manifest
 from unclip_train.data.sources.opening import HUB, kind_of
 from unclip_train.networks import (
@@ -106,6 +106,11 @@ def check_data(stage: str, config: StageConfig) -> None:
     unknown = sorted(set(data.styles or ()) - set(STYLES))
     if unknown:
         raise ConfigError(f"data.styles: {unknown[0]!r} is unknown; use {', '.join(STYLES)}")
+    if kind == "drawings" and not files_present(data.source, data.size):
+        raise ConfigError(
+            f"data.size: {data.source} holds no drawing of {data.size} pixels; render them by "
+            f"`unclip-data emoji --output {data.source} --sizes {data.size}`"
+        )
     if stage == "upsampler":
         crop = data.crop or data.size // 4
         if crop > data.size or crop % 4:

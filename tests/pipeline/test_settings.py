@@ -139,6 +139,7 @@ def test_statistics_of_analytic_sampling_are_kept_with_the_model(own_pipe, tmp_p
         ({"captions": ["a", 3]}, "captions"),
         ({"num_timesteps": 1}, "num_timesteps"),
         ({"num_timesteps": 2.5}, "num_timesteps"),
+        ({"captions": ["a"], "z_img": torch.zeros(2, 32)}, "z_img"),
     ],
 )
 def test_statistics_of_nothing_are_refused(pipe, given, argument):

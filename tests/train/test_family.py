@@ -95,6 +95,7 @@ def test_what_a_stage_would_refuse_is_told_before_any_is_trained(tmp_path, drawi
         (["decoder.network.head_dim=20"], "decoder: network.channels[1]"),
         (["decoder.network.embedding_dim=48"], "decoder: network.embedding_dim is 48, but 32"),
         (["clip.network.projection_dim=64"], "prior: clip: the prior needs text states as wide"),
+        (["clip.data.size=48"], "clip: data.size:"),  # not rendered
         (["upsampler_256.init=nowhere"], "upsampler_256: init: no trained network"),
         ([f"data.source={tmp_path / 'nowhere'}"], "clip: data.source: there is no folder"),
     ):

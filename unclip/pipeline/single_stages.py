@@ -171,6 +171,8 @@ class SingleStages:
             scheduler = scheduler_for(self.prior, "ddpm")
             drawn = self._stage("prior", None, None, scheduler)
             z_img = stages.sample_prior(drawn, text, text, seeds, 1.0, 1)
+        elif len(z_img) != len(captions):
+            raise ValueError(f"z_img: give {len(captions)} rows, one a caption, not {len(z_img)}")
         norms = stages.score_norms(
             self._stage("prior", None, None), text, z_img, seeds, num_timesteps
         )
