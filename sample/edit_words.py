@@ -27,8 +27,8 @@ NOT_WITH_ANY = ("image", "prompts", "best_of", "x", "y", "cell")
 # What changes nothing where the upsamplers alone draw.
 NOT_WITH_UPSCALE = (
     *("prompt", "negative_prompt", "prior_negative_prompt", "guidance", "prior_guidance"),
-    *("guidance_interval", "guidance_rescale", "dynamic_threshold", "reuse", "candidates"),
-    *("steps", "prior_steps", "scheduler", "prior_scheduler"),
+    *("image_guidance", "guidance_interval", "guidance_rescale", "dynamic_threshold", "reuse"),
+    *("steps", "prior_steps", "scheduler", "prior_scheduler", "candidates"),
 )
 
 

@@ -21,7 +21,7 @@ from unclip_sample.stage_words import STAGES, by_stage, given_samplers
 
 BYTES_OF_A_LATENT = 110_000  # x_T of 64 pixels and z_img, as hexadecimal
 MAX_RECORD_BYTES = 8_000_000
-OF_THE_DECODER = ("guidance", "guidance_interval", "guidance_rescale")
+OF_THE_DECODER = ("guidance", "image_guidance_scale", "guidance_interval", "guidance_rescale")
 READ = (".png", ".jpg", ".jpeg", ".webp")
 NUM_FRAMES = {"interpolate": 7, "text_diff": 5}
 MAX_THETA = 0.4
@@ -128,6 +128,7 @@ def settings_of(
         "prompt": request.prompts[0],
         "negative_prompt": words["negative_prompt"],
         "guidance_scale": first_given(args.guidance, own["guidance"]),
+        "image_guidance_scale": first_given(args.image_guidance, own["image_guidance_scale"]),
         "guidance_interval": first_given(args.guidance_interval, own["guidance_interval"]),
         "guidance_rescale": first_given(args.guidance_rescale, own["guidance_rescale"]),
         "num_prior_candidates": args.candidates,

@@ -19,7 +19,8 @@ MAX_BYTES = 64 << 20
 # Options that a line may set for its own pictures.
 OWN = (
     *("prompt", "negative_prompt", "prior_negative_prompt", "seed", "num_images", "size"),
-    *("guidance", "prior_guidance", "guidance_interval", "guidance_rescale", "dynamic_threshold"),
+    *("guidance", "image_guidance", "prior_guidance"),
+    *("guidance_interval", "guidance_rescale", "dynamic_threshold"),
     *("steps", "prior_steps", "upsampler_steps", "reuse", "candidates", "best_of"),
     *("scheduler", "prior_scheduler", "upsampler_scheduler"),
 )

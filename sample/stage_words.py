@@ -15,6 +15,7 @@ def add_words(group: argparse._ArgumentGroup) -> None:
     """Options of the stages."""
     add = group.add_argument
     add("--guidance", type=words.scale, metavar="X", help="of the decoder; 1 is none")
+    add("--image-guidance", type=words.scale, metavar="X", help="of z_img; else as --guidance")
     add("--prior-guidance", type=words.scale, metavar="X", help="of the prior; 1 is none")
     add("--prior-negative-prompt", metavar="TEXT", help="of the prior, where it has its own")
     add("--guidance-interval", type=words.interval, metavar="LOW,HIGH", help="timesteps, 0 to 999")
@@ -63,6 +64,7 @@ def pipeline_settings(args: argparse.Namespace, record: dict[str, Any]) -> dict[
 def stage_settings(args: argparse.Namespace, record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What only the argument "stages" of the pipeline can say, by stage."""
     decoder = {
+        "image_guidance_scale": args.image_guidance,
         "guidance_interval": args.guidance_interval,
         "guidance_rescale": args.guidance_rescale,
         "dynamic_threshold": args.dynamic_threshold,

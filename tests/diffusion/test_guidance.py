@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unclip.diffusion.guidance import drop_mask, guide, lead, rescale, scale_in_interval
+from unclip.diffusion.guidance import drop_mask, guide, guide_twice, in_interval, lead, rescale
 
 
 @pytest.fixture
@@ -83,12 +83,30 @@ def test_rescale_refuses_shares_outside_zero_and_one(pair):
 
 
 def test_the_interval_limits_guidance_to_some_timesteps():
-    assert [scale_in_interval(3.0, t, (200, 800)) for t in (199, 200, 800, 801)] == [1, 3, 3, 1]
-    assert scale_in_interval(3.0, torch.tensor(500), (200, 800)) == 3
-    assert scale_in_interval(3.0, 5, None) == 3
+    within = [in_interval(t, (200, 800)) for t in (199, 200, 800, 801)]
+    assert within == [False, True, True, False]
+    assert in_interval(torch.tensor(500), (200, 800)) and in_interval(5, None)
     for interval in ((800, 200), (-1, 5)):
         with pytest.raises(ValueError, match="interval"):
-            scale_in_interval(3.0, 5, interval)
+            in_interval(5, interval)
+
+
+@pytest.mark.parametrize("learned_variance", [False, True])
+def test_two_scales_agree_with_one_where_they_are_alike_or_one_is_1(pair, learned_variance):
+    cond, uncond = pair
+    image = cond.flip(0)
+    told = {"learned_variance": learned_variance}
+    alike = guide_twice(cond, image, uncond, 2.5, 2.5, **told)
+    assert torch.allclose(alike, guide(cond, uncond, 2.5, **told), atol=1e-5)
+    assert torch.equal(
+        guide_twice(cond, image, uncond, 3, 1, **told), guide(cond, image, 3, **told)
+    )
+
+
+def test_two_scales_weigh_three_predictions():
+    cond, image, uncond = torch.eye(3).reshape(3, 1, 3)
+    assert guide_twice(cond, image, uncond, 3, 2).tolist() == [[3, -1, -1]]
+    assert guide_twice(cond, image, uncond, 1, 2).tolist() == [[1, 1, -1]]
 
 
 def test_drop_mask_depends_on_each_samples_generator_alone():

@@ -87,6 +87,8 @@ BAD_STAGES = [
     ("decoder", "steps", 0),
     ("prior", "guidance_scale", NAN),
     ("upsampler_256", "guidance_scale", 3),
+    ("decoder", "image_guidance_scale", -1),
+    ("prior", "image_guidance_scale", 2),
     ("decoder", "guidance_interval", (5, 1)),
     ("decoder", "guidance_interval", 5),
     ("decoder", "guidance_rescale", 1.5),

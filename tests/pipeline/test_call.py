@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from unclip.pipeline.output import finished
+from unclip.pipeline.stages import decoder_predictor
 
 CAPTION = "a red apple"
 
@@ -161,6 +162,41 @@ def test_the_unconditional_branch_is_the_empty_text_without_an_embedding(pipe):
     a = pipe.sample_decoder(null, pipe.encode([""]), [7], guidance_scale=1)
     b = pipe.sample_decoder(torch.ones_like(null), text, [7], guidance_scale=0)
     assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("caption", "image", "weights"),
+    [
+        (2.0, None, (2, 0, -1)),  # one scale for both
+        (2.0, 2.0, (2, 0, -1)),
+        (2.5, 1.0, (2.5, -1.5, 0)),  # the caption alone
+        (3.0, 2.0, (3, -1, -1)),
+        (0.0, 1.0, (0, 1, 0)),
+        (1.0, 2.0, (1, 1, -1)),
+    ],
+)
+def test_z_img_and_caption_have_scales_of_their_own(own_pipe, caption, image, weights):
+    decoder, rows = own_pipe.decoder, []
+    decoder.register_forward_pre_hook(lambda module, given: rows.append(len(given[0])))
+    text, empty = own_pipe.encode([CAPTION]), own_pipe.encode([""])
+    z_img, null = own_pipe.encode_images([torch.rand(1, 3, 64, 64)]), decoder.null_z_img(1)
+    stage = own_pipe._stage("decoder", None, None, image_guidance=image)
+    predict = decoder_predictor(stage, z_img, text, empty, caption)
+    x_t, t = torch.randn(1, 3, 64, 64), torch.tensor([500])
+    with torch.no_grad():
+        output = predict(x_t, t)
+        parts = [decoder(x_t, t, *told) for told in ((z_img, text), (z_img, empty), (null, empty))]
+    assert rows == [sum(w != 0 for w in weights), 1, 1, 1]
+    expected = sum(w * part for w, part in zip(weights, parts, strict=True))[:, :3]
+    assert torch.allclose(output[:, :3], expected, atol=1e-4)
+
+
+def test_guidance_of_the_caption_alone_needs_a_caption(pipe):
+    picture = Image.new("RGB", (64, 64), "red")
+    of_caption = {"stages": {"decoder": {"image_guidance_scale": 1}}, "image": picture}
+    free, led = draw(pipe, "", guidance_scale=1, image=picture), draw(pipe, "", **of_caption)
+    assert same_picture(free, led)
+    assert not same_picture(free, draw(pipe, **of_caption))
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++"])

@@ -81,10 +81,12 @@ def test_refinements_and_steps_bring_the_picture_nearer(smooth):
 def test_guidance_is_inverted_too(smooth):
     settings = {"guidance_scale": 2.0, "prompt": "a pear", "negative_prompt": "a plum"}
     settings |= {"guidance_interval": (100, 900), "guidance_rescale": 0.5}
+    settings |= {"image_guidance_scale": 0.0}
     again = smooth.reconstruct(RED, num_refinements=8, seeds=0, **settings, **SMALL)
     close(again.images, tensor(RED), atol=1e-3)
     assert again.settings["guidance"] == {"decoder": 2.0}
     assert again.settings["guidance_interval"] == {"decoder": (100, 900)}
+    assert again.settings["image_guidance_scale"] == {"decoder": 0.0}
     everywhere = smooth.decode(again.image_embeds, again.x_T, seeds=0, **settings, **SMALL)
     assert torch.equal(everywhere.images, again.images)
     settings["guidance_interval"] = None
@@ -380,6 +382,7 @@ FAULTS = {
     "image": lambda pipe: pipe.invert("apple.png"),
     "eta": lambda pipe: pipe.vary(RED, eta=1.5),
     "guidance_scale": lambda pipe: pipe.invert(RED, guidance_scale=-1),
+    "image_guidance_scale": lambda pipe: pipe.invert(RED, image_guidance_scale=-1),
     "guidance_rescale": lambda pipe: pipe.invert(RED, guidance_rescale=2),
     "guidance_interval": lambda pipe: pipe.invert(RED, guidance_interval=(9, 3)),
     "num_refinements": lambda pipe: pipe.invert(RED, num_refinements=-1),

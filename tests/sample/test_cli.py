@@ -335,11 +335,13 @@ def test_settings_of_stages_are_drawn_again(sample):
     words = ("--guidance-interval", "100,900", "--guidance-rescale", 0.7, "--candidates", 1)
     more = ("--dynamic-threshold", 0.99, "--prior-scheduler", "analytic", "--prior-guidance", 2)
     names = ("--upsampler-scheduler", "euler,unipc", "--prior-negative-prompt", "a dog")
+    names += ("--image-guidance", 0)
     assert sample(*RED, *words, *more, *names, "--size", 256, "--output", "a.png")[0] == 0
     record = read_png("a.png")
     assert record["sampler"]["prior"] == "analytic"
     assert record["sampler"]["upsampler_256"] == "euler"
     assert record["guidance_interval"] == {"decoder": [100.0, 900.0]}
+    assert record["image_guidance_scale"] == {"decoder": 0.0}
     assert sample("--from", "a.png", "--output", "b.png")[0] == 0
     assert np.array_equal(pixels("a.png"), pixels("b.png"))
 

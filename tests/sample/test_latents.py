@@ -18,7 +18,10 @@ from unclip_sample.png import read_png, save_png
 SMALL = ("--size", 64, "--seed", 4, "--steps", 2)
 RED = ("--prompt", "a red apple")
 IMAGE = ("--image", "a.png")
-GUIDANCE = ("--guidance", 3, "--guidance-interval", "200,800", "--guidance-rescale", 0.7)
+GUIDANCE = (
+    *("--guidance", 3, "--image-guidance", 1.5),
+    *("--guidance-interval", "200,800", "--guidance-rescale", 0.7),
+)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from .vocabulary import BACKGROUNDS, PLACE_WORDS
 SCENE_SHARES = {"colour": 0.35, "placed": 0.2, "pair": 0.25, "copies": 0.2}  # of the composed
 MIN_CONTRAST = 90.0
 NAMED_BACKGROUND_SHARE = {"white": 0.1, "colour": 0.85}
-WHITE_SHARE = 0.35
+WHITE_SHARE = 0.7
 
 Box = tuple[float, float, float]
 

@@ -6,7 +6,7 @@ channels, which is never guided: it is taken from the conditional prediction.
 Sources: CFG = Ho & Salimans 2022 (arXiv 2207.12598), GLIDE = Nichol et al. 2021 (arXiv
 2112.10741), Lin = Lin et al. 2023 (arXiv 2305.08891), Kynk = Kynkaanniemi et al. 2024 (arXiv
 2404.07724), ADM = Dhariwal & Nichol 2021 (arXiv 2105.05233), Imagen = Saharia et al. 2022 (arXiv
-2205.11487).
+2205.11487), Pix2Pix = Brooks et al. 2023 (arXiv 2211.09800).
 """
 
 import math
@@ -34,6 +34,26 @@ def guide(
     if isinstance(scale, Tensor):
         scale = scale.to(cond).reshape(-1, *[1] * (cond.ndim - 1))
     return _join(torch.lerp(uncond_mean, cond_mean, scale), fraction)
+
+
+def guide_twice(
+    cond: Tensor,
+    image: Tensor,
+    uncond: Tensor,
+    scale: float,
+    image_scale: float,
+    learned_variance: bool = False,
+) -> Tensor:
+    """A scale for the caption and one for z_img: each leads away from what lacks its condition.
+
+    uncond + image_scale (image - uncond) + scale (cond - image)   (Pix2Pix eq. 3), where image
+    knows z_img alone. With both scales alike that is guide(cond, uncond, scale), and with an
+    image_scale of 1 guide(cond, image, scale). ValueError as in guide.
+    """
+    guided, fraction = _split(guide(cond, image, scale, learned_variance), learned_variance)
+    image_mean, _ = _split(image, learned_variance)
+    uncond_mean, _ = _split(uncond, learned_variance)
+    return _join(guided + (image_scale - 1) * (image_mean - uncond_mean), fraction)
 
 
 def rescale(guided: Tensor, cond: Tensor, phi: float, learned_variance: bool = False) -> Tensor:
@@ -66,20 +86,18 @@ def dynamic_threshold(x_0_hat: Tensor, percentile: float, max_value: float = mat
     return torch.minimum(torch.maximum(x_0_hat, -s), s) / s
 
 
-def scale_in_interval(
-    scale: float, t: float | Tensor, interval: tuple[float, float] | None
-) -> float:
-    """The guidance scale to use at time t: scale inside the interval, 1 (none) outside.
+def in_interval(t: float | Tensor, interval: tuple[float, float] | None) -> bool:
+    """Whether guidance is used at time t: inside the interval; None guides at every t.
 
-    interval is (low, high) in timesteps, both included, 0 <= low <= high; None guides at every
-    t (Kynk eq. 6, there in noise levels). A result of 1 means that uncond is not needed.
+    interval is (low, high) in timesteps, both included, 0 <= low <= high (Kynk eq. 6, there in
+    noise levels).
     """
     if interval is None:
-        return scale
+        return True
     low, high = interval
     if not 0 <= low <= high:
         raise ValueError(f"interval must be (low, high) with 0 <= low <= high, got {interval}")
-    return scale if low <= float(t) <= high else 1.0
+    return low <= float(t) <= high
 
 
 def lead(x_0_hat: Tensor, gradient: Tensor, abar: Tensor, scale: float) -> Tensor:

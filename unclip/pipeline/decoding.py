@@ -13,7 +13,7 @@ from unclip.diffusion.timesteps import Steps
 from unclip.pipeline import arguments
 from unclip.pipeline.advice import refuse_unknown
 from unclip.pipeline.call import Report, check_report
-from unclip.pipeline.settings import check_interval
+from unclip.pipeline.settings import check_image_guidance, check_interval
 
 MAX_CLIP_GUIDANCE = 1000.0
 MAX_REFINEMENTS = 100
@@ -28,6 +28,7 @@ class Decoding:
         negative_prompt: takes the place of the empty text that guidance leads away from.
         guidance_scale: the decoder's; where x_T is a picture's own, 1 is the default and no
             guidance, because inversion is exact there.
+        image_guidance_scale: of z_img alone, as in StageSettings.
         ..._num_inference_steps: as in a call of the pipeline; the prior draws z_img of captions.
         prior_guidance_scale, num_prior_candidates: the prior's, as in a call of the pipeline.
         num_refinements: fixed-point iterations a step of inversion, see ddim_invert.
@@ -47,6 +48,7 @@ class Decoding:
     prompt: str = ""
     negative_prompt: str = ""
     guidance_scale: float | None = None
+    image_guidance_scale: float | None = None
     guidance_interval: tuple[float, float] | None = None
     guidance_rescale: float = 0.0
     decoder_num_inference_steps: Steps | None = None
@@ -112,6 +114,8 @@ def check_decoding(
     interval = asked.guidance_interval
     if interval is not None:
         interval = check_interval("guidance_interval", interval)
+    if asked.image_guidance_scale is not None:
+        check_image_guidance("image_guidance_scale", "decoder", asked.image_guidance_scale)
     for name in ("prompt", "negative_prompt"):
         check_text(name, getattr(asked, name))
     check_clip_guidance(asked)

@@ -79,6 +79,7 @@ class Drawing:
             settings["guidance_rescale"] = chosen.guidance_rescale
         if stage == "decoder":
             settings["reuse"] = chosen.reuse or 1
+            settings["image_guidance"] = chosen.image_guidance_scale
         if batch.edit is not None and stage in order.stages:
             network, side = self.components[stage], order.stages[stage]
             settings |= batch.edit.beginning(stage, network, side, seeds)

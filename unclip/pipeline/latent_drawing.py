@@ -164,6 +164,7 @@ class LatentDrawing:
             eta=chosen.eta,
             guidance_interval=chosen.guidance_interval,
             guidance_rescale=chosen.guidance_rescale,
+            image_guidance=chosen.image_guidance_scale,
         )
 
     def _draw_latents(
@@ -230,8 +231,8 @@ class LatentDrawing:
         larger = {name: self.sampler(name) for name in names[1:]}
         of_guidance = {
             name: {"decoder": getattr(chosen, name)}
-            for name in ("guidance_interval", "guidance_rescale")
-            if getattr(chosen, name)
+            for name in ("image_guidance_scale", "guidance_interval", "guidance_rescale")
+            if getattr(chosen, name) != getattr(Decoding, name)
         }
         return {
             "stages": names,

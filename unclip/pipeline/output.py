@@ -15,7 +15,13 @@ from unclip.diffusion.samplers import sampler_name
 from unclip.models.clip import TextEncoding
 from unclip.pipeline.arguments import GUIDED
 from unclip.pipeline.order import Order
+from unclip.pipeline.settings import StageSettings
 
+# Settings of single stages that are told where they are not at their defaults.
+SELDOM_SET = (
+    *("image_guidance_scale", "guidance_interval", "guidance_rescale"),
+    *("dynamic_threshold", "reuse"),
+)
 Images = list[Image.Image] | np.ndarray | Tensor
 
 
@@ -71,8 +77,8 @@ def settings_of(order: Order) -> dict[str, Any]:
         "sampler": {name: sampler_name(one.scheduler) for name, one in chosen.items()},
         "size": order.size,
     }
-    for key in ("guidance_interval", "guidance_rescale", "dynamic_threshold", "reuse"):
+    for key in SELDOM_SET:
         own = {name: getattr(one, key) for name, one in chosen.items()}
-        own = {name: value for name, value in own.items() if value not in (None, 0)}
+        own = {name: value for name, value in own.items() if value != getattr(StageSettings, key)}
         settings |= {key: own} if own else {}
     return settings if order.led else {**settings, "num_prior_candidates": order.num_candidates}

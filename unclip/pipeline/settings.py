@@ -25,6 +25,9 @@ class StageSettings:
     Attributes:
         steps: a number, "fast27", "ddimN", or a descending list of timesteps.
         guidance_scale: of the prior and the decoder; 0 ignores the caption, 1 does not guide.
+        image_guidance_scale: of the decoder, for z_img alone, so that guidance_scale is the
+            caption's; 1 leads by the caption alone at the same cost, others at half as much again.
+            One scale for both unless given (DALL-E 2).
         negative_prompt: what the guidance of this stage leads away from; one text, or one a prompt.
         scheduler: the name of a sampler ("ddpm", "analytic", "ddim", "dpm++", "unipc", "euler",
             ...), or a diffusers scheduler; any that can sample the network.
@@ -39,6 +42,7 @@ class StageSettings:
 
     steps: Steps | None = None
     guidance_scale: float | None = None
+    image_guidance_scale: float | None = None
     negative_prompt: str | list[str] | None = None
     scheduler: str | SchedulerMixin | None = None
     guidance_interval: tuple[float, float] | None = None
@@ -117,6 +121,8 @@ def check_stage(
     for name in ("guidance_scale", "negative_prompt", "guidance_interval", "guidance_rescale"):
         if stage not in GUIDED and getattr(asked, name) not in (None, 0):
             raise ValueError(f"{own}.{name}: {stage} has no guidance; leave it out")
+    if asked.image_guidance_scale is not None:
+        check_image_guidance(f"{own}.image_guidance_scale", stage, asked.image_guidance_scale)
     if asked.negative_prompt is not None:
         arguments.check_texts(f"{own}.negative_prompt", asked.negative_prompt)
     number = isinstance(asked.guidance_rescale, int | float)
@@ -150,6 +156,13 @@ def check_reuse(argument: str, stage: str, network: Any, value: Any) -> None:
         raise ValueError(f"{argument}: it is for the decoder alone; leave it out")
     if value > 1 and network.config.attention_levels[0]:
         raise ValueError(f"{argument}: this decoder attends at its first level; leave it out")
+
+
+def check_image_guidance(argument: str, stage: str, value: Any) -> None:
+    """Refuse what is no scale, and stages without a z_img to be led by."""
+    if stage != "decoder":
+        raise ValueError(f"{argument}: it is for the decoder alone; leave it out")
+    arguments.check_guidance(argument, value)
 
 
 def check_interval(argument: str, value: Any) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from diffusers import SchedulerMixin
 from torch import Tensor, nn
 
 from unclip.diffusion.analytic import estimate_score_norms
-from unclip.diffusion.guidance import guide, rescale, scale_in_interval
+from unclip.diffusion.guidance import guide, guide_twice, in_interval, rescale
 from unclip.diffusion.noise import child_generators, randn_per_sample
 from unclip.diffusion.prediction import Predict
 from unclip.diffusion.sampling import denoise
@@ -46,8 +46,9 @@ class Stage:
     that errors name. x_T [B, ...] is where sampling begins, in place of fresh noise. loop takes
     the place of denoise() where a picture is begun from or kept in part (unclip.diffusion.editing),
     and known [B, 4, S, S] is that part for a decoder that was trained to see it. Guidance is used
-    within guidance_interval and rescaled by guidance_rescale; see unclip.diffusion.guidance. reuse
-    is that of unclip.models.decoder.Context.
+    within guidance_interval and rescaled by guidance_rescale; image_guidance is the decoder's scale
+    of z_img, that of the caption unless given; see unclip.diffusion.guidance. reuse is that of
+    unclip.models.decoder.Context.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Stage:
     known: Tensor | None = None
     guidance_interval: tuple[float, float] | None = None
     guidance_rescale: float = 0.0
+    image_guidance: float | None = None
     reuse: int = 1
 
     @property
@@ -122,7 +124,7 @@ def sample_prior(
     negative = prior.unconditional(negative)
     streams = candidate_streams(stage.name, num_candidates)
     generators = [g for stream in streams for g in child_generators(list(seeds), stream)]
-    captions = branches(text, negative, guidance_scale)
+    captions = branches((text, None, negative), guidance_weights(guidance_scale))
     every = torch.arange(len(captions) * len(seeds)).view(len(captions), len(seeds))
     prefix = Prefix(every.repeat(1, num_candidates).flatten())  # candidates share their caption's
     both, alone = TextEncoding.cat(captions), Prefix(every[0].repeat(num_candidates))
@@ -171,7 +173,8 @@ def sample_decoder(
 ) -> Tensor:
     """z_img [B, D] and captions to the smallest pictures [B, 3, S, S] in [-1, 1].
 
-    Guidance leads away from the negative caption (the empty text) without an embedding.
+    Guidance leads away from the negative caption (the empty text) without an embedding; with the
+    stage's image_guidance the two have scales of their own.
     """
     size = stage.network.config.size
     predict = decoder_predictor(stage, z_img, text, negative, guidance_scale)
@@ -190,16 +193,18 @@ def decoder_predictor(
     decoder = stage.network
     place = {"device": stage.device, "dtype": decoder.dtype}
     text, negative = text.to(**place), negative.to(**place)
-    null = decoder.null_z_img(len(z_img)).to(**place)
-    embeddings = torch.cat(branches(z_img.to(**place), null, guidance_scale))
-    rows = TextEncoding.cat(branches(text, negative, guidance_scale))
+    z_img, null = z_img.to(**place), decoder.null_z_img(len(z_img)).to(**place)
+    weights = guidance_weights(guidance_scale, stage.image_guidance)
+    embeddings = torch.cat(branches((z_img, z_img, null), weights))
+    rows = TextEncoding.cat(branches((text, negative, negative), weights))
 
-    known = [] if stage.known is None else branches(*[stage.known.to(**place)] * 2, guidance_scale)
-    known = torch.cat(known) if known else None
-    contexts: dict[int, Context] = {}  # by the number of rows: one branch, or both
+    known = None
+    if stage.known is not None:
+        known = torch.cat(branches([stage.known.to(**place)] * 3, weights))
+    contexts: dict[int, Context] = {}  # by the number of rows: one branch, or all
 
     def predict(x_t: Tensor, t: Tensor) -> Tensor:
-        used = slice(len(x_t))  # without guidance, the conditional branch alone
+        used = slice(len(x_t))  # without guidance, the first branch alone
         told = None if known is None else known[used]
         context = contexts.setdefault(len(x_t), Context(stage.reuse))
         now = x_t.to(decoder.dtype)
@@ -246,19 +251,25 @@ def upsample(
 
 
 def guided(stage: Stage, predict: Predict, scale: float) -> Predict:
-    """A prediction with classifier-free guidance, where the scale and the interval ask for it.
+    """A prediction with classifier-free guidance, where the scales and the interval ask for it.
 
-    predict is given as many rows as branches() gives of the conditions, or the first half of them
-    where the conditional branch alone is needed.
+    predict is given as many rows as branches() gives of the conditions, or those of the first
+    branch where no other is needed.
     """
+    weights = guidance_weights(scale, stage.image_guidance)
+    num_branches = sum(weight != 0 for weight in weights)
+    first_scale = next(weight for weight in weights if weight)  # guidance by two leaves it so
 
     def guided_predict(x_t: Tensor, t: Tensor) -> Tensor:
-        now = scale_in_interval(scale, t[0], stage.guidance_interval)
-        if scale in (0, 1) or now == 1:
+        if num_branches == 1 or not in_interval(t[0], stage.guidance_interval):
             return predict(x_t, t).to(x_t)
-        output = predict(torch.cat([x_t, x_t]), torch.cat([t, t])).to(x_t)
-        cond, uncond = output.chunk(2)
-        output = guide(cond, uncond, now, stage.learned_variance)
+        output = predict(torch.cat([x_t] * num_branches), torch.cat([t] * num_branches)).to(x_t)
+        cond, *others = output.chunk(num_branches)
+        if len(others) == 1:
+            output = guide(cond, *others, first_scale, stage.learned_variance)
+        else:
+            scales = (scale, stage.image_guidance)
+            output = guide_twice(cond, *others, *scales, stage.learned_variance)
         return rescale(output, cond, stage.guidance_rescale, stage.learned_variance)
 
     return guided_predict
@@ -319,9 +330,18 @@ def execution_device(network: nn.Module) -> torch.device:
     return network.device
 
 
-def branches(cond: Any, uncond: Any, scale: float) -> list:
-    """The branches that a guidance scale needs: 0 the unconditional one, 1 the other, else both."""
-    return [cond] if scale == 1 else [uncond] if scale == 0 else [cond, uncond]
+def guidance_weights(scale: float, image_scale: float | None = None) -> tuple[float, float, float]:
+    """What guidance makes of the predictions with all conditions, z_img alone, none; adds up to 1.
+
+    image_scale: of z_img alone; without it both are led by one scale (DALL-E 2, section 2.1).
+    """
+    image_scale = scale if image_scale is None else image_scale
+    return scale, image_scale - scale, 1 - image_scale
+
+
+def branches(conditions: Sequence[Any], weights: Sequence[float]) -> list:
+    """The conditions whose predictions have a weight, and so must be made."""
+    return [condition for condition, weight in zip(conditions, weights, strict=True) if weight]
 
 
 def check_finite(stage: str, what: str, *tensors: Tensor) -> None:
