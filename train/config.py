@@ -195,7 +195,7 @@ class AssemblyConfig:
     """unclip-train assemble: how the finished model is sampled where a call does not say."""
 
     steps: dict[str, Any] = field(default_factory=dict)  # by stage: a number or a named list
-    guidance: dict[str, float] = field(default_factory=dict)  # of the prior and the decoder
+    guidance: dict[str, float] = field(default_factory=dict)  # prior, decoder, image (z_img)
     samplers: dict[str, str] = field(default_factory=dict)  # by stage: ddpm, ddim or dpm++
 
 

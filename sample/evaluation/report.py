@@ -167,8 +167,7 @@ def _shown(facts: Mapping[str, Any], bench: Bench) -> dict[str, str]:
         "Judge": f"{judge['name']} ({independence})",
         "Data": f"{facts['data']['name']}: {counts}",
         "Pictures": f"{settings['size']} pixels a side",
-        "Guidance": f"decoder {settings['guidance']['decoder']:g}, "
-        f"prior {settings['guidance']['prior']:g}",
+        "Guidance": ", ".join(f"{k} {v:g}" for k, v in sorted(settings["guidance"].items())),
         "Steps": steps,
         "Seed": str(facts["seed"]),
         "Date": facts["date"],

@@ -151,7 +151,9 @@ class Studio:
     def key(self, sample: Sample) -> str:
         """20 hexadecimal digits of the model, the caption, the seed and all settings."""
         given = None if sample.z_img is None else _digest(sample.z_img)
-        facts = {
+        of_image = self.pipeline.config.default_guidance.get("image")
+        facts = {} if of_image is None else {"image_guidance": of_image}
+        facts |= {
             "model": self.digest,
             "size": sample.size,
             "dtype": str(self.pipeline.decoder.dtype),

@@ -191,12 +191,29 @@ def test_z_img_and_caption_have_scales_of_their_own(own_pipe, caption, image, we
     assert torch.allclose(output[:, :3], expected, atol=1e-4)
 
 
-def test_guidance_of_the_caption_alone_needs_a_caption(pipe):
-    picture = Image.new("RGB", (64, 64), "red")
-    of_caption = {"stages": {"decoder": {"image_guidance_scale": 1}}, "image": picture}
-    free, led = draw(pipe, "", guidance_scale=1, image=picture), draw(pipe, "", **of_caption)
-    assert same_picture(free, led)
-    assert not same_picture(free, draw(pipe, **of_caption))
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+def test_without_a_caption_z_img_has_the_one_scale(pipe, make_pipe, scale):
+    picture = {"image": Image.new("RGB", (64, 64), "red")}
+    own = {"stages": {"decoder": {"image_guidance_scale": scale}}}
+    model = make_pipe(default_guidance={"decoder": 3.0, "image": scale})
+    led = draw(pipe, "", guidance_scale=scale, **picture)
+    assert torch.equal(draw(pipe, "", **own, **picture), led)
+    assert torch.equal(draw(model, "", **picture), led)
+    assert torch.equal(draw(model, "", guidance_scale=2.0, **picture), draw(pipe, "", **picture))
+    assert torch.equal(draw(model, guidance_scale=2.0), draw(pipe, **own))
+    record = model("", size=64, **picture).settings
+    assert record["guidance"] == {"decoder": scale} and "image_guidance_scale" not in record
+    assert model(CAPTION, size=64).settings["image_guidance_scale"] == {"decoder": scale}
+
+
+def test_a_caption_beside_others_without_is_drawn_as_alone(make_pipe):
+    model = make_pipe(default_guidance={"decoder": 3.0, "image": 1.0})
+    picture = {"image": Image.new("RGB", (64, 64), "red")}
+    both = draw(model, [CAPTION, ""], seeds=[7, 8], **picture)
+    assert same_picture(both[:1], draw(model, **picture))
+    assert same_picture(both[1:], draw(model, "", seeds=8, **picture))
+    led = draw(model, "", negative_prompt="a pear", **picture)
+    assert not same_picture(led, draw(model, "", **picture))
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++"])

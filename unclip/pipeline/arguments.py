@@ -234,11 +234,12 @@ def resolve_steps(argument: str, given: Mapping[str, Any] | None) -> dict[str, S
 
 
 def resolve_guidance(given: Mapping[str, Any] | float | None) -> dict[str, float]:
-    """A model's default guidance; a single number is the decoder's."""
+    """A model's default guidance; a single number is the decoder's, "image" that of z_img alone."""
     given = given if isinstance(given, Mapping) else {} if given is None else {"decoder": given}
-    unknown = set(given) - set(GUIDED)
+    known = (*GUIDED, "image")
+    unknown = set(given) - set(known)
     if unknown:
-        raise ValueError(f"default_guidance: {sorted(unknown)[0]!r} is none of {', '.join(GUIDED)}")
+        raise ValueError(f"default_guidance: {sorted(unknown)[0]!r} is none of {', '.join(known)}")
     scales = {stage: check_guidance("default_guidance", scale) for stage, scale in given.items()}
     return DEFAULT_GUIDANCE | scales
 

@@ -13,7 +13,7 @@ from unclip.diffusion.timesteps import Steps
 from unclip.pipeline import arguments
 from unclip.pipeline.advice import refuse_unknown
 from unclip.pipeline.call import Report, check_report
-from unclip.pipeline.settings import check_image_guidance, check_interval
+from unclip.pipeline.settings import check_image_guidance, check_interval, scales_of
 
 MAX_CLIP_GUIDANCE = 1000.0
 MAX_REFINEMENTS = 100
@@ -107,8 +107,9 @@ def check_decoding(
         if components[stage] is not None
     }
     guidance, prior_guidance = asked.guidance_scale, asked.prior_guidance_scale
-    if guidance is None:
-        guidance = 1.0 if own_noise else default_guidance["decoder"]
+    usual = {"decoder": 1.0} if own_noise and guidance is None else default_guidance
+    has_words = bool(asked.prompt or asked.negative_prompt)
+    scales = scales_of("decoder", guidance, asked.image_guidance_scale, usual, has_words)
     if prior_guidance is None:
         prior_guidance = default_guidance["prior"]
     interval = asked.guidance_interval
@@ -118,6 +119,7 @@ def check_decoding(
         check_image_guidance("image_guidance_scale", "decoder", asked.image_guidance_scale)
     for name in ("prompt", "negative_prompt"):
         check_text(name, getattr(asked, name))
+    scales["guidance_scale"] = arguments.check_guidance("guidance_scale", scales["guidance_scale"])
     check_clip_guidance(asked)
     arguments.check_choice("output_type", asked.output_type, arguments.OUTPUT_TYPES)
     asked.report.check()
@@ -127,7 +129,7 @@ def check_decoding(
     return replace(
         asked,
         **steps,
-        guidance_scale=arguments.check_guidance("guidance_scale", guidance),
+        **scales,
         prior_guidance_scale=arguments.check_guidance("prior_guidance_scale", prior_guidance),
         guidance_interval=interval,
         guidance_rescale=check_number("guidance_rescale", asked.guidance_rescale, 0, 1),

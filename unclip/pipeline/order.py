@@ -16,7 +16,12 @@ from unclip.pipeline import arguments
 from unclip.pipeline.arguments import GUIDED, STAGES, spread
 from unclip.pipeline.call import Report, check_report
 from unclip.pipeline.edits import Edit
-from unclip.pipeline.settings import StageSettings, check_latent_shapes, check_settings
+from unclip.pipeline.settings import (
+    StageSettings,
+    check_latent_shapes,
+    check_settings,
+    check_stage_names,
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,10 @@ def check_order(
     stages = arguments.check_size(given["size"], components)
     num_kept = arguments.check_count("num_images_per_prompt", given["num_images_per_prompt"])
     num_drawn = check_best_of(given["best_of"], num_kept)
-    settings = check_stage_settings(components, config, given)
+    asked = check_stage_names(given["stages"], components)
+    negatives = check_negatives(given["negative_prompt"], asked, num_subjects)
+    has_words = text is not None or any([*(captions or []), *negatives["decoder"]])
+    settings = check_stage_settings(components, config, given, has_words)
     if given["edit"] is not None:
         given["edit"].check({stage: settings[stage].scheduler for stage in stages})
     num_candidates = arguments.check_count("num_prior_candidates", given["num_prior_candidates"])
@@ -83,7 +91,7 @@ def check_order(
     return Order(
         captions=spread("prompt", captions or [""], num_subjects),
         text=None if text is None else arguments.spread_text(text, num_subjects),
-        negatives=check_negatives(given["negative_prompt"], settings, num_subjects),
+        negatives=negatives,
         pictures=spread("image", pictures, num_subjects) if pictures else [],
         embeddings=spread("image_embeds", embeddings, num_subjects),
         num_drawn=num_drawn,
@@ -131,7 +139,10 @@ def check_best_of(value: Any, num_kept: int) -> int:
 
 
 def check_stage_settings(
-    components: Mapping[str, Any], config: Mapping[str, Any], given: Mapping[str, Any]
+    components: Mapping[str, Any],
+    config: Mapping[str, Any],
+    given: Mapping[str, Any],
+    has_words: bool,
 ) -> dict[str, StageSettings]:
     """The settings of every stage, from "stages" and from the arguments for single stages."""
     return check_settings(
@@ -140,16 +151,17 @@ def check_stage_settings(
         steps={stage: given[f"{stage}_num_inference_steps"] for stage in STAGES},
         guidance={"decoder": given["guidance_scale"], "prior": given["prior_guidance_scale"]},
         defaults={"steps": config["default_steps"], "guidance": config["default_guidance"]},
+        has_words=has_words,
     )
 
 
 def check_negatives(
-    value: Any, settings: Mapping[str, StageSettings], num_subjects: int
+    value: Any, asked: Mapping[str, StageSettings], num_subjects: int
 ) -> dict[str, list[str]]:
     """The negative caption of every subject, by guided stage."""
     negatives = {}
     for stage in GUIDED:
-        own = settings[stage].negative_prompt if stage in settings else None
+        own = asked[stage].negative_prompt if stage in asked else None
         argument = "negative_prompt" if own is None else f"stages[{stage!r}].negative_prompt"
         own = value if own is None else own
         texts = [""] if own is None else arguments.check_texts(argument, own)

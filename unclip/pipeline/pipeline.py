@@ -58,7 +58,8 @@ class UnCLIPPipeline(
         prior_scheduler, ...: a diffusers scheduler for each of them.
         image_mean, image_std, normalize: what CLIP expects of pixels, see unclip.CLIP.
         default_steps: steps by stage, for calls that name none.
-        default_guidance: scales by stage ("prior", "decoder"), or a number for the decoder.
+        default_guidance: scales by stage ("prior", "decoder"), or a number for the decoder; "image"
+            is the decoder's image_guidance_scale.
 
     Raises:
         ValueError: for parts that do not fit each other, by name.

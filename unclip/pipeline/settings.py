@@ -25,9 +25,10 @@ class StageSettings:
     Attributes:
         steps: a number, "fast27", "ddimN", or a descending list of timesteps.
         guidance_scale: of the prior and the decoder; 0 ignores the caption, 1 does not guide.
-        image_guidance_scale: of the decoder, for z_img alone, so that guidance_scale is the
-            caption's; 1 leads by the caption alone at the same cost, others at half as much again.
-            One scale for both unless given (DALL-E 2).
+        image_guidance_scale: of the decoder, for z_img, so that guidance_scale is the caption's; 1
+            leads by the caption alone at the same cost, others at half as much again. One scale
+            for both where a model has no other default (DALL-E 2). Without words in a call one
+            scale leads z_img: this one, else guidance_scale, else the model's for z_img.
         negative_prompt: what the guidance of this stage leads away from; one text, or one a prompt.
         scheduler: the name of a sampler ("ddpm", "analytic", "ddim", "dpm++", "unipc", "euler",
             ...), or a diffusers scheduler; any that can sample the network.
@@ -58,11 +59,13 @@ def check_settings(
     steps: Mapping[str, Any],
     guidance: Mapping[str, Any],
     defaults: Mapping[str, Mapping[str, Any]],
+    has_words: bool = True,
 ) -> dict[str, StageSettings]:
     """The settings of every stage that the model has, whole: with steps, scale and scheduler.
 
     given: the call's argument "stages". steps, guidance: its other arguments, by stage, None where
-    they are not given. defaults: the model's own, under "steps" and "guidance".
+    they are not given. defaults: the model's own, under "steps" and "guidance". has_words: whether
+    there is a caption, or a negative one.
 
     Raises:
         ValueError: for a bad value, beginning with the name of its argument.
@@ -83,10 +86,34 @@ def check_settings(
         if stage in GUIDED:
             where = "guidance_scale" if stage == "decoder" else "prior_guidance_scale"
             where = f"{own}.guidance_scale" if chosen.guidance_scale is not None else where
-            scale = first(chosen.guidance_scale, guidance[stage], defaults["guidance"][stage])
-            scale = arguments.check_guidance(where, scale)
-            settings[stage] = replace(settings[stage], guidance_scale=scale)
+            scale = first(chosen.guidance_scale, guidance[stage])
+            scales = scales_of(
+                stage, scale, chosen.image_guidance_scale, defaults["guidance"], has_words
+            )
+            scales["guidance_scale"] = arguments.check_guidance(where, scales["guidance_scale"])
+            settings[stage] = replace(settings[stage], **scales)
     return settings
+
+
+def scales_of(
+    stage: str,
+    scale: float | None,
+    image_scale: float | None,
+    defaults: Mapping[str, float],
+    has_words: bool,
+) -> dict[str, float | None]:
+    """The scales of guidance of a stage: those asked for, else the model's.
+
+    Without words there is z_img alone, and one scale: what leads it is guidance_scale.
+    """
+    of_image = defaults.get("image") if stage == "decoder" else None
+    if has_words:
+        return {
+            "guidance_scale": first(scale, defaults[stage]),
+            "image_guidance_scale": first(image_scale, of_image),
+        }
+    one = first(image_scale, scale, of_image, defaults[stage])
+    return {"guidance_scale": one, "image_guidance_scale": None}
 
 
 def check_stage_names(
