@@ -43,6 +43,13 @@ function manner() {
   return { size, guidance, steps, seed, negative_prompt };
 }
 
+// Others like a picture have no caption to be led by: unless the slider was moved, the model's own
+// guidance of a picture alone.
+function mannerOfLikes() {
+  const fields = manner();
+  return fields.guidance === server.guidance ? { ...fields, guidance: null } : fields;
+}
+
 function segments(id, name, values, initial) {
   const group = document.createElement("div");
   for (const value of values) {
@@ -292,7 +299,7 @@ function showPast() {
 // --- with what is chosen -----------------------------------------------------------------------
 
 const ACTIONS = {
-  vary: ([picture]) => run("variations", { ...manner(), n: picked("count"), image: picture.blob }, {
+  vary: ([picture]) => run("variations", { ...mannerOfLikes(), n: picked("count"), image: picture.blob }, {
     count: picked("count"), words: "Drawing others like it",
   }),
   paint: ([picture]) => openEasel(picture),

@@ -125,7 +125,8 @@ class Page:
 @pytest.fixture(scope="module")
 def served(serve, make_pipe):
     """A server whose pictures come quickly, or look like something."""
-    pipe = UnCLIPPipeline.from_pretrained() if SCREENSHOTS else make_pipe()
+    tiny = {"default_guidance": {"decoder": 2.0, "image": 1.0}}
+    pipe = UnCLIPPipeline.from_pretrained() if SCREENSHOTS else make_pipe(**tiny)
     pipe.set_progress_bar_config(disable=True)
     styles = ("noto style", "twemoji style", "fluent style", "flat style")
     with serve(pipe, styles=styles, model="emoji" if SCREENSHOTS else "tiny") as running:
@@ -209,7 +210,7 @@ def test_from_words_to_a_painted_picture(window, tmp_path):
     page.check_quiet()
 
 
-def test_variations_and_the_way_between_two(window):
+def test_variations_and_the_way_between_two(window, tmp_path):
     page = window()
     page.choose("size", 256)
     page.find("#prompt").send_keys("a red apple", Keys.ENTER)
@@ -219,6 +220,8 @@ def test_variations_and_the_way_between_two(window):
     page.until(lambda: page.find("#told").text == "Drawing others like it")
     page.drawn(4)
     assert page.sides() == [256] * 4 and len(set(page.files(4))) == 4
+    (tmp_path / "like.png").write_bytes(page.files()[0])
+    assert read_png(tmp_path / "like.png")["guidance"] == {"decoder": 1.0}  # not the caption's
     page.keep("page-variations")
     wide = page.find("#stage").rect["width"]
     for tile in page.all("#sheet .tile")[:2]:
