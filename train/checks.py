@@ -15,6 +15,7 @@ from typing import Any
 from unclip_train.config import (
     ClipConfig,
     ConfigError,
+    DataConfig,
     DecoderConfig,
     StageConfig,
     UpsamplerConfig,
@@ -85,6 +86,7 @@ def check_config(stage: str, config: StageConfig, towers: Towers | None = None) 
         raise ConfigError("prior_share: it takes a trained prior to lead samples; give prior=")
     if stage == "decoder" and config.distill.teacher:
         check_distillation(config)
+    check_rendered(config.data)
     check_output(config.output)
 
 
@@ -106,11 +108,6 @@ def check_data(stage: str, config: StageConfig) -> None:
     unknown = sorted(set(data.styles or ()) - set(STYLES))
     if unknown:
         raise ConfigError(f"data.styles: {unknown[0]!r} is unknown; use {', '.join(STYLES)}")
-    if kind == "drawings" and not files_present(data.source, data.size):
-        raise ConfigError(
-            f"data.size: {data.source} holds no drawing of {data.size} pixels; render them by "
-            f"`unclip-data emoji --output {data.source} --sizes {data.size}`"
-        )
     if stage == "upsampler":
         crop = data.crop or data.size // 4
         if crop > data.size or crop % 4:
@@ -133,6 +130,15 @@ def check_data(stage: str, config: StageConfig) -> None:
                 f"{key}: only drawings, as unclip-data emoji makes them, have styles; give "
                 f"{key}={default}"
             )
+
+
+def check_rendered(data: DataConfig) -> None:
+    """Refuse drawings that nobody has rendered at the size that is asked for."""
+    if kind_of(data.source) == "drawings" and not files_present(data.source, data.size):
+        raise ConfigError(
+            f"data.size: {data.source} holds no drawing of {data.size} pixels; render them by "
+            f"`unclip-data emoji --output {data.source} --sizes {data.size}`"
+        )
 
 
 def check_embeddings(stage: str, config: StageConfig, towers: Towers | None) -> None:

@@ -85,6 +85,7 @@ BAD = [
     ("decoder", "network.attention_levels=[true]", "network.attention_levels", "2 channels"),
     ("decoder", "network.text_encoder={{width: 32, layers: 2}}", "encoder.layers", "num_layers"),
     ("decoder", "data.size=18 network.stem=4", "network.size", "stem 4"),
+    ("clip", "data.size=48", "data.size", "no drawing of 48 pixels"),
     ("decoder", "network.embedding_dim=48", "network.embedding_dim", "32 follows"),
     ("decoder", "clip={tmp}/wide init={tmp}/decoder", "clip", "64 numbers"),
     ("decoder", "init={tmp}/decoder data.size=64", "data.size", "data.size=16"),
@@ -139,6 +140,10 @@ def folders(tmp_path):
     row = {"concept": "c", "family": "noto", "style": "noto"}
     (tmp_path / "drawings").mkdir()
     (tmp_path / "drawings" / "metadata.jsonl").write_text(json.dumps(row) + "\n")
+    for size in (16, 64, 256):  # those of the tiny configs
+        rendered = tmp_path / "drawings" / str(size) / "noto"
+        rendered.mkdir(parents=True)
+        (rendered / "c.png").write_bytes(b"")
     return tmp_path
 
 

@@ -246,12 +246,13 @@ def mixed_requests(number: int, picture_file: bytes, holed_file: bytes) -> list[
     made = []
     for i in range(number):
         words = {"seed": 100 + i, "steps": 2 + i % 3, "guidance": (1, 2.5, 4)[i % 3]}
-        words |= {"size": "256x256" if i % 8 == 0 else "64x64", "prior_steps": 2 + i % 2}
+        words |= {"size": "256x256" if i % 8 == 0 else "64x64"}
+        prior = {"prior_steps": 2 + i % 2}
         kinds = [
-            ("generations", {"prompt": "a " + "very " * (i % 5) + "red apple"}),
-            ("generations", {"prompt": f"a rocket number {i}", "negative_prompt": "a cat"}),
+            ("generations", {"prompt": "a " + "very " * (i % 5) + "red apple", **prior}),
+            ("generations", {"prompt": f"a rocket {i}", "negative_prompt": "a cat", **prior}),
             ("variations", {"image": picture_file}),
-            ("edits", {"image": holed_file, "prompt": "a hat"}),
+            ("edits", {"image": holed_file, "prompt": "a hat", **prior}),
             ("text_diffs", {"image": picture_file, "target": "a dog", "frames": 2}),
         ]
         way, own = kinds[i % len(kinds)]
