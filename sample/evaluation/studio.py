@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from unclip.pipeline.settings import scales_of
 from unclip_sample.png import read_png, save_png
 
 PICTURES = "pictures"
@@ -135,9 +136,10 @@ class Studio:
         """The sample with the model's defaults filled in, so that equal pictures have one name."""
         config = self.pipeline.config
         candidates = 2 if sample.num_candidates is None else sample.num_candidates
-        guidance = config.default_guidance["decoder"]
+        usual, has_words = config.default_guidance, bool(sample.caption)
+        scales = scales_of("decoder", sample.guidance, None, usual, has_words)
         given = {
-            "guidance": float(guidance if sample.guidance is None else sample.guidance),
+            "guidance": float(scales["guidance_scale"]),
             "steps": config.default_steps["decoder"] if sample.steps is None else sample.steps,
             "sampler": sample.sampler or self.samplers["decoder"],
             "prior_seed": sample.seed if sample.prior_seed is None else sample.prior_seed,
