@@ -26,6 +26,17 @@ def test_a_picture_is_that_of_the_pipeline(studio, loaded):
     assert record["model_hash"] == studio.digest and record["guidance"]["decoder"] == 2.0
 
 
+def test_without_a_caption_z_img_has_its_own_guidance(studio, loaded, monkeypatch):
+    own = loaded.config.default_guidance
+    scales = {**own, "decoder": 5.0, "image": 1.0}
+    config = type(loaded.config)({**loaded.config, "default_guidance": scales})
+    monkeypatch.setattr(loaded, "_internal_dict", config)
+    wordless = Sample("", 0, "z_img", z_img=torch.zeros(32))
+    assert studio.resolved(wordless).guidance == 1.0
+    assert studio.resolved(replace(wordless, guidance=2.0)).guidance == 2.0
+    assert studio.resolved(APPLE).guidance == 5.0
+
+
 def test_only_what_is_missing_is_drawn(studio):
     samples = [APPLE, Sample("a pear", 8), APPLE]
     first = studio.draw(samples)
