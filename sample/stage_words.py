@@ -51,7 +51,7 @@ def pipeline_settings(args: argparse.Namespace, record: dict[str, Any]) -> dict[
         "negative_prompt": given(args.negative_prompt, record.get("negative_prompt")),
         "guidance_scale": given(args.guidance, guidance.get("decoder")),
         "prior_guidance_scale": given(args.prior_guidance, guidance.get("prior")),
-        "num_prior_candidates": given(args.candidates, record.get("num_prior_candidates"), 2),
+        "num_prior_candidates": given(args.candidates, record.get("num_prior_candidates")),
         "size": given(args.size, record.get("size")),
         **{
             f"{stage}_num_inference_steps": given(value, steps.get(stage))

@@ -196,6 +196,7 @@ class AssemblyConfig:
 
     steps: dict[str, Any] = field(default_factory=dict)  # by stage: a number or a named list
     guidance: dict[str, float] = field(default_factory=dict)  # prior, decoder, image (z_img)
+    candidates: int = 2  # of the prior, of which the nearest to the caption is kept
     samplers: dict[str, str] = field(default_factory=dict)  # by stage: ddpm, ddim or dpm++
 
 
@@ -253,6 +254,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "drop_z_img": (0, 1),
     "z_img_noise": (0, 10),
     "prior_share": (0, 1),
+    "candidates": (1, 1000),
     "substeps": (1, 999),
     "guidance": (0, 100),
     "vlb_weight": (0, math.inf),

@@ -132,6 +132,7 @@ def facts_of(bench: Bench, words: Sequence[str]) -> dict[str, Any]:
     settings = {
         "size": studio.size,
         "guidance": dict(config.default_guidance),
+        "candidates": config.default_candidates,
         "steps": {name: config.default_steps[name] for name in studio.samplers},
         "samplers": studio.samplers,
         "dtype": str(studio.pipeline.decoder.dtype).removeprefix("torch."),
@@ -169,6 +170,7 @@ def _shown(facts: Mapping[str, Any], bench: Bench) -> dict[str, str]:
         "Pictures": f"{settings['size']} pixels a side",
         "Guidance": ", ".join(f"{k} {v:g}" for k, v in sorted(settings["guidance"].items())),
         "Steps": steps,
+        "Candidates": f"{settings['candidates']} of the prior",
         "Seed": str(facts["seed"]),
         "Date": facts["date"],
         "Version": f"unclip {facts['versions']['unclip']}",

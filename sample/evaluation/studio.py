@@ -135,7 +135,6 @@ class Studio:
     def resolved(self, sample: Sample) -> Sample:
         """The sample with the model's defaults filled in, so that equal pictures have one name."""
         config = self.pipeline.config
-        candidates = 2 if sample.num_candidates is None else sample.num_candidates
         usual, has_words = config.default_guidance, bool(sample.caption)
         scales = scales_of("decoder", sample.guidance, None, usual, has_words)
         given = {
@@ -143,7 +142,7 @@ class Studio:
             "steps": config.default_steps["decoder"] if sample.steps is None else sample.steps,
             "sampler": sample.sampler or self.samplers["decoder"],
             "prior_seed": sample.seed if sample.prior_seed is None else sample.prior_seed,
-            "num_candidates": candidates,
+            "num_candidates": sample.num_candidates or config.default_candidates,
             "size": self.size if sample.size is None else sample.size,
         }
         if sample.condition != "prior":

@@ -216,6 +216,26 @@ def test_a_caption_beside_others_without_is_drawn_as_alone(make_pipe):
     assert not same_picture(led, draw(model, "", **picture))
 
 
+def test_candidates_that_no_call_names_are_the_models(pipe, make_pipe, tmp_path):
+    model = make_pipe(default_candidates=1)
+    assert torch.equal(draw(model), draw(pipe, num_prior_candidates=1))
+    assert not same_picture(draw(model), draw(pipe))
+    assert torch.equal(draw(model, num_prior_candidates=2), draw(pipe))
+    drawn = model(CAPTION, size=64)
+    assert drawn.settings["num_prior_candidates"] == 1
+    text, seeds = pipe.encode([CAPTION]), [7]
+    z_img = pipe.sample_prior(text, seeds, num_candidates=1)
+    assert torch.equal(model.sample_prior(text, seeds), z_img)
+    assert len(model.initial_noise("prior", seeds)) == 1
+    mixed = {"seeds": 7, "size": 64}
+    one = pipe.mix([CAPTION], num_prior_candidates=1, **mixed).image_embeds
+    assert torch.equal(model.mix([CAPTION], **mixed).image_embeds, one)
+    with pytest.raises(ValueError, match="^num_candidates"):
+        model.sample_prior(text, seeds, num_candidates=0)
+    model.save_pretrained(tmp_path / "model")
+    assert type(model).from_pretrained(tmp_path / "model").config.default_candidates == 1
+
+
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++"])
 def test_one_step_a_stage_works_with_every_sampler(own_pipe, sampler):
     steps = {f"{stage}_num_inference_steps": 1 for stage in own_pipe.config.default_steps}

@@ -35,6 +35,7 @@ DEFAULT_STEPS: dict[str, Steps] = {
     "upsampler_1024": "ddim15",
 }
 DEFAULT_GUIDANCE = {"prior": 1.0, "decoder": 3.0}
+DEFAULT_CANDIDATES = 2  # section 2.2
 
 
 def check_texts(argument: str, value: Any) -> list[str]:
@@ -84,6 +85,13 @@ def check_count(argument: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_COUNT:
         raise ValueError(f"{argument}: give a number from 1 to {MAX_COUNT}, not {short(value)}")
     return value
+
+
+def check_candidates(
+    value: Any, config: Mapping[str, Any], argument: str = "num_prior_candidates"
+) -> int:
+    """The embeddings that the prior draws of each subject; None leaves that to the model."""
+    return config["default_candidates"] if value is None else check_count(argument, value)
 
 
 def check_batch_size(value: Any) -> int | None:

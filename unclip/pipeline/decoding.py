@@ -56,7 +56,7 @@ class Decoding:
     upsampler_1024_num_inference_steps: Steps | None = None
     prior_num_inference_steps: Steps | None = None
     prior_guidance_scale: float | None = None
-    num_prior_candidates: int = 2
+    num_prior_candidates: int | None = None
     num_refinements: int = 3
     eta: float = 0.0
     clip_x_0: bool | None = None
@@ -86,12 +86,12 @@ class Decoding:
 def check_decoding(
     given: Mapping[str, Any],
     components: Mapping[str, Any],
-    default_steps: Mapping[str, Steps],
-    default_guidance: Mapping[str, float],
+    config: Mapping[str, Any],
     own_noise: bool,
 ) -> Decoding:
     """The settings that were given, checked, and the model's defaults for the others.
 
+    config: that of the pipeline, with its defaults.
     own_noise: whether x_T is a picture's own, found by inversion.
 
     Raises:
@@ -102,11 +102,12 @@ def check_decoding(
     asked = Decoding(**given)
     stages = arguments.check_size(asked.size, components)
     steps = {
-        f"{stage}_num_inference_steps": check_stage_steps(asked, stage, components, default_steps)
+        f"{stage}_num_inference_steps": check_stage_steps(asked, stage, components, config)
         for stage in ("prior", *stages)
         if components[stage] is not None
     }
     guidance, prior_guidance = asked.guidance_scale, asked.prior_guidance_scale
+    default_guidance = config["default_guidance"]
     usual = {"decoder": 1.0} if own_noise and guidance is None else default_guidance
     has_words = bool(asked.prompt or asked.negative_prompt)
     scales = scales_of("decoder", guidance, asked.image_guidance_scale, usual, has_words)
@@ -123,7 +124,6 @@ def check_decoding(
     check_clip_guidance(asked)
     arguments.check_choice("output_type", asked.output_type, arguments.OUTPUT_TYPES)
     asked.report.check()
-    arguments.check_count("num_prior_candidates", asked.num_prior_candidates)
     arguments.check_batch_size(asked.max_batch_size)
     check_whole("num_refinements", asked.num_refinements, 0, MAX_REFINEMENTS)
     return replace(
@@ -131,6 +131,7 @@ def check_decoding(
         **steps,
         **scales,
         prior_guidance_scale=arguments.check_guidance("prior_guidance_scale", prior_guidance),
+        num_prior_candidates=arguments.check_candidates(asked.num_prior_candidates, config),
         guidance_interval=interval,
         guidance_rescale=check_number("guidance_rescale", asked.guidance_rescale, 0, 1),
         eta=check_number("eta", asked.eta, 0, 1),
@@ -143,11 +144,11 @@ def check_stage_steps(
     asked: Decoding,
     stage: str,
     components: Mapping[str, Any],
-    default_steps: Mapping[str, Steps],
+    config: Mapping[str, Any],
 ) -> Steps:
     """The steps of a stage, the model's own unless they are given."""
     steps = asked.steps(stage)
-    steps = default_steps[stage] if steps is None else steps
+    steps = config["default_steps"][stage] if steps is None else steps
     return arguments.check_steps(f"{stage}_num_inference_steps", steps, components, stage)
 
 

@@ -54,10 +54,7 @@ class LatentDrawing:
 
     def _decoding(self, settings: dict[str, Any], own_noise: bool) -> Decoding:
         """The checked settings of an operation, defaults filled in."""
-        config = self.config
-        return decoding.check_decoding(
-            settings, self.components, config.default_steps, config.default_guidance, own_noise
-        )
+        return decoding.check_decoding(settings, self.components, self.config, own_noise)
 
     def _one_seed(self, settings: dict[str, Any], own_noise: bool) -> tuple[Decoding, int]:
         """The checked settings of a path, and the seed of all its frames."""

@@ -86,7 +86,7 @@ def check_order(
     settings = check_stage_settings(components, config, given, has_words)
     if given["edit"] is not None:
         given["edit"].check({stage: settings[stage].scheduler for stage in stages})
-    num_candidates = arguments.check_count("num_prior_candidates", given["num_prior_candidates"])
+    num_candidates = arguments.check_candidates(given["num_prior_candidates"], config)
     num_images = num_subjects * num_drawn
     return Order(
         captions=spread("prompt", captions or [""], num_subjects),

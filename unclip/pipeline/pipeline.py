@@ -60,6 +60,7 @@ class UnCLIPPipeline(
         default_steps: steps by stage, for calls that name none.
         default_guidance: scales by stage ("prior", "decoder"), or a number for the decoder; "image"
             is the decoder's image_guidance_scale.
+        default_candidates: num_prior_candidates of calls that name none.
 
     Raises:
         ValueError: for parts that do not fit each other, by name.
@@ -89,6 +90,7 @@ class UnCLIPPipeline(
         normalize: bool = True,
         default_steps: Mapping[str, Steps] | None = None,
         default_guidance: Mapping[str, float] | float | None = None,
+        default_candidates: int = arguments.DEFAULT_CANDIDATES,
     ):
         super().__init__()
         self.register_modules(
@@ -110,6 +112,7 @@ class UnCLIPPipeline(
             normalize=normalize,
             default_steps=steps,
             default_guidance=arguments.resolve_guidance(default_guidance),
+            default_candidates=arguments.check_count("default_candidates", default_candidates),
         )
         arguments.check_fit(self.components)
         for stage in STAGES:
@@ -145,7 +148,7 @@ class UnCLIPPipeline(
         decoder_num_inference_steps: Steps | None = None,
         upsampler_256_num_inference_steps: Steps | None = None,
         upsampler_1024_num_inference_steps: Steps | None = None,
-        num_prior_candidates: int = 2,
+        num_prior_candidates: int | None = None,
         image: Any = None,
         image_embeds: Tensor | None = None,
         text_embeds: TextEncoding | None = None,

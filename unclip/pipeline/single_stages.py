@@ -61,7 +61,7 @@ class SingleStages:
         negative: TextEncoding | None = None,
         guidance_scale: float = 1.0,
         steps: Steps | None = None,
-        num_candidates: int = 2,
+        num_candidates: int | None = None,
         on_step: OnStep | None = None,
         x_T: Tensor | None = None,
         **beginning: Any,
@@ -74,7 +74,8 @@ class SingleStages:
         negative = self._or_empty(negative, len(seeds))
         x_T = None if x_T is None else x_T.flatten(0, 1)
         stage = self._stage("prior", steps, on_step, x_T=x_T, **beginning)
-        return stages.sample_prior(stage, text, negative, seeds, guidance_scale, num_candidates)
+        count = arguments.check_candidates(num_candidates, self.config, "num_candidates")
+        return stages.sample_prior(stage, text, negative, seeds, guidance_scale, count)
 
     @torch.no_grad()
     @in_turn
@@ -116,7 +117,9 @@ class SingleStages:
         ready = self._stage(stage, steps, on_step, **beginning)
         return stages.upsample(ready, x_low, seeds, tile_size, tile_overlap)
 
-    def initial_noise(self, stage: str, seeds: Sequence[int], num_candidates: int = 2) -> Tensor:
+    def initial_noise(
+        self, stage: str, seeds: Sequence[int], num_candidates: int | None = None
+    ) -> Tensor:
         """The x_T from which a stage begins for these seeds, which StageSettings.latents may be.
 
         Returns:
@@ -126,7 +129,8 @@ class SingleStages:
         config = self.components[stage].config
         if stage != "prior":
             return stages.initial_noise(stage, (3, config.size, config.size), seeds)
-        streams = stages.candidate_streams(stage, num_candidates)
+        count = arguments.check_candidates(num_candidates, self.config, "num_candidates")
+        streams = stages.candidate_streams(stage, count)
         shape = (config.embedding_dim,)
         return torch.stack([stages.initial_noise(stream, shape, seeds) for stream in streams])
 

@@ -16,8 +16,8 @@ from unclip.models.decoder import Decoder
 from unclip.models.prior import Prior
 from unclip.models.upsampler import Upsampler
 from unclip.pipeline.advice import refuse_unknown
-from unclip.pipeline.arguments import STAGES, check_choice, short
-from unclip.pipeline.loading import NETWORKS, read_network
+from unclip.pipeline.arguments import DEFAULT_CANDIDATES, STAGES, check_choice, short
+from unclip.pipeline.loading import NETWORKS, SETTINGS, read_network
 from unclip.pipeline.memory import chosen_dtype
 from unclip.pipeline.published.hub import push
 from unclip.pipeline.published.sources import read_model
@@ -91,6 +91,7 @@ class Storage:
         upsampler_1024: Upsampler | str | Path | None = None,
         default_steps: Mapping[str, Steps] | None = None,
         default_guidance: Mapping[str, float] | float | None = None,
+        default_candidates: int = DEFAULT_CANDIDATES,
         samplers: Mapping[str, str] | None = None,
         dtype: torch.dtype | str | None = None,
     ) -> Self:
@@ -121,6 +122,7 @@ class Storage:
             normalize=clip.normalize,
             default_steps=default_steps,
             default_guidance=default_guidance,
+            default_candidates=default_candidates,
             **parts,
         )
 
@@ -153,7 +155,7 @@ class Storage:
 
     def _write(self, folder: Path, dtype: torch.dtype | None, max_shard_size: int | str) -> None:
         parts = self.components
-        settings = {key: self.config[key] for key in ("default_steps", "default_guidance")}
+        settings = {key: self.config[key] for key in SETTINGS}
         write_index(folder, {name: tuple(self.config[name]) for name in parts}, settings)
         with TOKENIZING:
             write_clip(self.text_and_image_encoder(), folder / "clip", dtype, max_shard_size)

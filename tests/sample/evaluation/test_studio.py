@@ -37,6 +37,13 @@ def test_without_a_caption_z_img_has_its_own_guidance(studio, loaded, monkeypatc
     assert studio.resolved(APPLE).guidance == 5.0
 
 
+def test_candidates_are_the_models(studio, loaded, monkeypatch):
+    config = type(loaded.config)({**loaded.config, "default_candidates": 3})
+    monkeypatch.setattr(loaded, "_internal_dict", config)
+    assert studio.resolved(APPLE).num_candidates == 3
+    assert studio.resolved(replace(APPLE, num_candidates=2)).num_candidates == 2
+
+
 def test_only_what_is_missing_is_drawn(studio):
     samples = [APPLE, Sample("a pear", 8), APPLE]
     first = studio.draw(samples)
