@@ -72,6 +72,8 @@ class Easel:
         """The calls of the pipeline that a request comes to."""
         size = self.size_of(asked)
         if isinstance(asked, fields.Interpolation | fields.TextDiff):
+            if asked.n not in (None, 1):
+                raise invalid("n", "n: one way is drawn; frames says of how many pictures")
             return [Order(lambda tell: self._way(asked, pictures, seed, size, tell), asked.frames)]
         ways = {
             fields.Generation: self._generation,

@@ -126,6 +126,8 @@ def test_ways_have_frames(running, picture_file, way, own, event):
     own = {name: picture_file if value is None else value for name, value in own.items()}
     words = {**WITHOUT_PRIOR, "frames": 3, "image": picture_file, **own}
     assert len(running.post(way, **words).json()["data"]) == 3
+    refused = running.post(way, **words, n=2)
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "n"
     told = events(running.post(way, **words, stream="true").text)
     assert [(e["type"], e["image_index"]) for e in told] == [
         (f"{event}.completed", index) for index in range(3)
