@@ -213,6 +213,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", default="docs/guide", help="folder")
     args = parser.parse_args()
+    if "projections" in args.only and not any(Path(args.pictures).glob("*.png")):
+        parser.error(f"--pictures: no PNG in {args.pictures}; draw others alone by --only")
     draw = Drawing(args)
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)

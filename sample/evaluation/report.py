@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from unclip_sample.evaluation import cascade, embeddings, pairs, sweeps, variety
+from unclip_sample.evaluation import cascade, embeddings, pairs, prior_sweep, sweeps, variety
 from unclip_sample.evaluation.bench import Bench
 from unclip_sample.evaluation.page import page_of
 from unclip_sample.evaluation.results import Results, Section, write_text
@@ -41,6 +41,7 @@ SECTIONS: dict[str, Callable[[Bench], Section]] = {
     "components": embeddings.components,
     "steps": sweeps.steps,
     "candidates": sweeps.candidates,
+    "prior": prior_sweep.prior,
     "lettering": embeddings.lettering,
     "nearest": variety.nearest,
     "diversity": variety.diversity,

@@ -81,6 +81,11 @@ def styled_caption(drawing: Drawing, subject: str | None = None) -> str:
     return f"{subject or noun_phrase(drawing.name)}, {drawing.style} style"
 
 
+def caption_without_style(example: Example) -> str:
+    """The caption of an example that leaves the style open; of other pictures their own."""
+    return example.caption if example.drawing is None else noun_phrase(example.drawing.name)
+
+
 def example_of(drawing: Drawing, size: int) -> Example:
     """A drawing on white with its caption."""
 

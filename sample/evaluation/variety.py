@@ -13,9 +13,8 @@ from unclip.metrics.similarity import chosen_among
 from unclip_sample.evaluation.bench import Bench, with_interval
 from unclip_sample.evaluation.protocol import choose, keyed_rng, read_rgba
 from unclip_sample.evaluation.results import Cell, Column, Gallery, Section, Table
-from unclip_sample.evaluation.sources import Example, fingerprint_of
+from unclip_sample.evaluation.sources import Example, caption_without_style, fingerprint_of
 from unclip_sample.evaluation.sweeps import DIVERSITY
-from unclip_train.data.captions import noun_phrase
 from unclip_train.data.compose import (
     caption_scene,
     choose_background,
@@ -110,9 +109,9 @@ def embeddings_of(bench: Bench, examples: Sequence[Example]) -> Tensor:
 
 def diversity(bench: Bench) -> Section:
     """Pictures of one caption from several seeds, with and without a style."""
-    examples = _concepts(bench)
+    examples = concepts(bench, "diversity")
     styles = bench.source.styles
-    asked = {"no style named": [_without_style(e) for e in examples]}
+    asked = {"no style named": [caption_without_style(e) for e in examples]}
     if styles:
         asked["the style named"] = [e.caption for e in examples]
     spread: dict[str, Tensor] = {}
@@ -150,17 +149,13 @@ def diversity(bench: Bench) -> Section:
     return section
 
 
-def _concepts(bench: Bench) -> list[Example]:
-    """Examples of different concepts."""
+def concepts(bench: Bench, section: str) -> list[Example]:
+    """The examples that a section takes where each is to be of another concept."""
     group = bench.source.groups[bench.best_group]
     kept: dict[str, Example] = {}
-    for example in choose(group, len(group), bench.seed, "diversity"):
-        kept.setdefault(_without_style(example), example)
-    return list(kept.values())[: bench.sizes["diversity"]]
-
-
-def _without_style(example: Example) -> str:
-    return example.caption if example.drawing is None else noun_phrase(example.drawing.name)
+    for example in choose(group, len(group), bench.seed, section):
+        kept.setdefault(caption_without_style(example), example)
+    return list(kept.values())[: bench.sizes[section]]
 
 
 def _num_styles(bench: Bench, z: Tensor, examples: Sequence[Example]) -> Cell:
@@ -168,7 +163,7 @@ def _num_styles(bench: Bench, z: Tensor, examples: Sequence[Example]) -> Cell:
     styles = bench.source.styles
     counts = []
     for example, part in zip(examples, z.split(NUM_SEEDS), strict=True):
-        captions = [f"{_without_style(example)}, {style} style" for style in styles]
+        captions = [f"{caption_without_style(example)}, {style} style" for style in styles]
         z_txt = bench.judge.read(captions).expand(len(part), -1, -1)
         found = chosen_among(part, z_txt)
         counts.append(float(len(set(found[found >= 0].tolist()))))

@@ -20,6 +20,7 @@ SIZES = {
     "components": 10,
     "steps": 24,
     "candidates": 60,
+    "prior": 48,
     "lettering": 16,
     "nearest": 100,
     "diversity": 10,

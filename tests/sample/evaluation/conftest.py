@@ -11,7 +11,7 @@ import torch
 
 from unclip import UnCLIPPipeline
 from unclip.pipeline.folder import model_hash
-from unclip_sample.evaluation import cli, embeddings, sweeps, variety
+from unclip_sample.evaluation import cli, embeddings, prior_sweep, sweeps, variety
 from unclip_sample.evaluation.bench import Bench
 from unclip_sample.evaluation.judge import Judge
 from unclip_sample.evaluation.sources import open_drawings
@@ -91,6 +91,9 @@ def small(monkeypatch):
     monkeypatch.setattr(sweeps, "STEPS", (2, 3))
     monkeypatch.setattr(sweeps, "SAMPLERS", ("ddpm", "dpm++", "nothing"))
     monkeypatch.setattr(sweeps, "CANDIDATES", (1, 2))
+    monkeypatch.setattr(prior_sweep, "STEPS", (2, 3))
+    monkeypatch.setattr(prior_sweep, "SAMPLERS", ("ddpm", "unipc"))
+    monkeypatch.setattr(prior_sweep, "NUM_SEEDS", 2)
     monkeypatch.setattr(embeddings, "COMPONENTS", (2, 4))
     monkeypatch.setattr(embeddings, "NUM_VARIATIONS", 2)
     monkeypatch.setattr(embeddings, "NUM_LETTERED", 1)

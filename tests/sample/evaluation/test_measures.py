@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from unclip.metrics.frechet import frechet_distance
-from unclip_sample.evaluation import cascade, embeddings, pairs, sweeps
+from unclip_sample.evaluation import cascade, embeddings, pairs, prior_sweep, sweeps, variety
 from unclip_sample.evaluation.bench import Bench, finding, mean_by, with_interval
 from unclip_sample.evaluation.embeddings import write_on
 from unclip_sample.evaluation.studio import Sample
@@ -103,6 +104,38 @@ def test_compositions_of_real_pictures_have_their_colours(bench):
     drawn = row_of(section.tables[0], "drawn by the model")
     assert drawn["colour right"]["value"] < 1.0  # noise has no background
     assert len(section.records) == 6 and "order right" in section.records[2]["values"]
+
+
+def test_a_prior_by_steps_and_samplers(bench, small, monkeypatch):
+    """Of a prior that knows the pictures nearness is 1 and the spread that of its own noise."""
+    examples = variety.concepts(bench, "prior")
+    z_real = F.normalize(bench.own_z_img([e.pixels() for e in examples]), dim=-1)
+    across = F.normalize(torch.randn(z_real.shape, generator=torch.Generator().manual_seed(0)))
+    across = F.normalize(across - (across * z_real).sum(-1, keepdim=True) * z_real)
+    asked = []
+
+    def sample_prior(text, seeds, steps, scheduler, **settings):
+        """Half of all z_img are turned away from the real one, the further the more steps."""
+        asked.append((type(scheduler).__name__, steps, settings["num_candidates"], tuple(seeds)))
+        rows = torch.arange(len(seeds)) // 2
+        turned = torch.arange(len(seeds)) % 2 * steps / 10
+        return torch.cos(turned)[:, None] * z_real[rows] + torch.sin(turned)[:, None] * across[rows]
+
+    monkeypatch.setattr(bench.studio.pipeline, "sample_prior", sample_prior)
+    section = prior_sweep.prior(bench)
+    rows = {(row[0], row[1]): [cell["value"] for cell in row[2:]] for row in section.tables[0].rows}
+    for (_, steps), (nearness, spread) in rows.items():
+        assert nearness == pytest.approx((1 + np.cos(steps / 10)) / 2, abs=1e-5)
+        assert spread == pytest.approx(1 - np.cos(steps / 10), abs=1e-5)
+    assert [*rows] == [("ddpm", 2), ("ddpm", 3), ("unipc", 2), ("unipc", 3)]
+    assert {ask[:3] for ask in asked} == {
+        (name, steps, 1)
+        for name in ("DDPMScheduler", "UniPCMultistepScheduler")
+        for steps in (2, 3)
+    }
+    assert len({ask[3] for ask in asked}) == 2  # all samplers and steps are given the same seeds
+    assert "ddpm 3, unipc 3" in section.notes[0]
+    assert [len(plot.series) for plot in section.plots] == [2, 2]
 
 
 def test_guidance_from_one_z_img_and_from_many(bench, small):
