@@ -3,13 +3,15 @@
     python docs/average_weights.py further/decoder before/decoder --share 0.6 --output mean/decoder
 
 Between what a network knew and what it learned further lie weights that know much of both (WiSE-FT,
-Wortsman et al. 2021, arXiv 2109.01903): w = s w_further + (1 - s) w_before.
+Wortsman et al. 2021, arXiv 2109.01903): w = s w_further + (1 - s) w_before. A share of 1 / s takes
+a mean of share s apart again: of it and w_before it makes w_further, which can be trained on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -27,11 +29,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("further", type=Path, help="folder of the network that was trained on")
     parser.add_argument("before", type=Path, help="folder of the one that it began from")
-    parser.add_argument("--share", type=float, required=True, help="of the first, from 0 to 1")
+    parser.add_argument(
+        "--share", type=float, required=True, help="of the first; above 1 beyond it"
+    )
     parser.add_argument("--output", type=Path, required=True, help="new folder")
     args = parser.parse_args()
-    if not 0 <= args.share <= 1:
-        parser.error(f"--share: give a number from 0 to 1, not {args.share:g}")
+    if not 0 <= args.share < math.inf:
+        parser.error(f"--share: give a number of 0 or more, not {args.share:g}")
     if args.output.exists():
         parser.error(f"--output: {args.output} exists; name another")
     try:
@@ -44,7 +48,7 @@ def main() -> None:
 
 
 def mean_of(further: Path, before: Path, share: float) -> dict[str, Tensor]:
-    """The mean of the weights of two folders, in the dtypes of the first.
+    """s w_further + (1 - s) w_before of the weights of two folders, in the dtypes of the first.
 
     Raises:
         ValueError: when the networks are not of the same sizes.

@@ -34,12 +34,17 @@ def test_weights_between_two_networks(tmp_path, monkeypatch, capsys):
         for name, weight in Decoder.from_pretrained(output).state_dict().items():
             expected = share * further[name] + (1 - share) * before[name]
             assert torch.allclose(weight, expected, atol=1e-7), name
+    words = (tmp_path / "mean-0.25", tmp_path / "1", "--share", 4, "--output", tmp_path / "apart")
+    average(monkeypatch, *words)
+    for name, weight in Decoder.from_pretrained(tmp_path / "apart").state_dict().items():
+        assert torch.allclose(weight, further[name], atol=1e-5), name
     other = Decoder(**{**SIZES, "channels": [32, 64]}, **MORE)
     other.save_pretrained(tmp_path / "other")
     unlike = (tmp_path / "0", tmp_path / "other", "--share", 0.5, "--output", tmp_path / "new")
-    for wrong in (words, unlike):
+    beyond = (tmp_path / "0", tmp_path / "1", "--share", -0.5, "--output", tmp_path / "new")
+    for wrong in (words, unlike, beyond):
         with pytest.raises(SystemExit) as left:
             average(monkeypatch, *wrong)
         assert left.value.code == 2
     said = capsys.readouterr().err
-    assert "exists; name another" in said and "another network" in said
+    assert all(part in said for part in ("exists; name another", "another network", "not -0.5"))
