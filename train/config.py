@@ -306,8 +306,8 @@ def load_config(stage: str, path: str | Path, overrides: list[str] = ()) -> Any:
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error, schema, path)) from error
     except (ValueError, YAMLError) as error:  # YAML that does not parse
-        where = ", ".join(map(str, (path, *overrides)))
-        raise ConfigError(f"{where}: {' '.join(str(error).split())[:200]}") from error
+        *words, why = (" ".join(part.split()) for part in (*overrides, str(error)))
+        raise ConfigError(f"{', '.join([str(path), *words])}: {why[:200]}") from error
     if stage != "assemble" and config.run.precision == "False":
         config.run.precision = "no"  # which YAML takes for a truth value
     check_values(config)

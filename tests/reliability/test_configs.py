@@ -248,6 +248,10 @@ def check_fuzz(stage: str, name: str, value, as_word: bool, folder) -> None:
     assert time.perf_counter() - began < 5
 
 
+def test_a_word_of_control_characters_is_told_in_one_line(tmp_path):
+    check_fuzz("clip", "\n", "\x1f", True, tmp_path)
+
+
 @pytest.mark.parametrize(
     "examples", [100, pytest.param(2000, marks=pytest.mark.slow)], ids=["some", "many"]
 )

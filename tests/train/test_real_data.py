@@ -16,11 +16,11 @@ pytestmark = pytest.mark.slow
 SHORTER = ["run.batch_size=8", "run.log_every=1", "run.save_every=20", "run.preview_every=0"]
 SHORTER += ["run.validate_every=0"]
 STAGES = {  # updates of the first and of the second call
-    "clip": (20, 24),
+    "clip": (60, 64),
     "prior": (20, 24),
     "decoder": (20, 24),
     "upsampler_256": (60, 64),
-    "upsampler_1024": (40, 44),
+    "upsampler_1024": (80, 84),
 }
 
 
