@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unclip.metrics.diversity import mean_pairwise_distance
-from unclip.metrics.intervals import paired_difference
+from unclip.models.clip import TextEncoding
 from unclip.pipeline.schedulers import scheduler_for
 from unclip_sample.evaluation.bench import Bench, with_interval
 from unclip_sample.evaluation.results import Cell, Column, Plot, Section, Table
 from unclip_sample.evaluation.sources import caption_without_style
-from unclip_sample.evaluation.sweeps import series_of
+from unclip_sample.evaluation.sweeps import fewest_steps, series_of
 from unclip_sample.evaluation.variety import concepts
 
 SAMPLERS = ("ddpm", "ddim", "dpm++", "dpm++sde", "unipc")
@@ -31,22 +31,20 @@ def prior(bench: Bench) -> Section:
     """The prior's steps and samplers against the real z_img, and against its own spread."""
     examples = concepts(bench, "prior")
     z_real = bench.own_z_img([example.pixels() for example in examples])
-    captions = [example.caption for example in examples]
-    open_captions = [caption_without_style(example) for example in examples]
-    nearness: dict[str, list[Tensor]] = {sampler: [] for sampler in SAMPLERS}
-    spread: dict[str, list[Tensor]] = {sampler: [] for sampler in SAMPLERS}
+    styled = subjects(bench, [example.caption for example in examples])
+    unstyled = subjects(bench, [caption_without_style(example) for example in examples])
+    nearness: dict[str, dict[int, Tensor]] = {sampler: {} for sampler in SAMPLERS}
+    spread: dict[str, dict[int, Tensor]] = {sampler: {} for sampler in SAMPLERS}
     for sampler in SAMPLERS:
         for steps in STEPS:
-            z = embeddings(bench, captions, sampler, steps)
-            nearness[sampler].append(F.cosine_similarity(z, z_real[:, None], dim=-1).mean(dim=1))
-            distances = map(
-                mean_pairwise_distance, embeddings(bench, open_captions, sampler, steps)
-            )
-            spread[sampler].append(torch.tensor([*distances], dtype=torch.float64))
+            z = drawn(bench, *styled, sampler, steps)
+            nearness[sampler][steps] = F.cosine_similarity(z, z_real[:, None], dim=-1).mean(dim=1)
+            distances = map(mean_pairwise_distance, drawn(bench, *unstyled, sampler, steps))
+            spread[sampler][steps] = torch.tensor([*distances], dtype=torch.float64)
     rows: list[list[Cell]] = [
-        [sampler, steps, with_interval(near), with_interval(far)]
-        for sampler in SAMPLERS
-        for steps, near, far in zip(STEPS, nearness[sampler], spread[sampler], strict=True)
+        [sampler, steps, with_interval(near), with_interval(spread[sampler][steps])]
+        for sampler, by_steps in nearness.items()
+        for steps, near in by_steps.items()
     ]
     columns = [Column("sampler", "text"), Column("steps", "count")]
     columns += [Column(name, better="higher") for name in (NEARNESS, SPREAD)]
@@ -69,15 +67,20 @@ def prior(bench: Bench) -> Section:
     return section
 
 
-def embeddings(bench: Bench, captions: Sequence[str], sampler: str, steps: int) -> Tensor:
-    """What the prior draws of captions from NUM_SEEDS seeds each, [N, K, D]."""
-    pipeline = bench.studio.pipeline
-    text = pipeline.encode(captions)
-    scheduler = scheduler_for(pipeline.prior, sampler)
+def subjects(bench: Bench, captions: Sequence[str]) -> tuple[TextEncoding, list[int]]:
+    """Captions NUM_SEEDS times each, and their seeds; both N K long."""
+    rows = torch.arange(len(captions)).repeat_interleave(NUM_SEEDS)
     seeds = [bench.seed_of(caption, number) for caption in captions for number in range(NUM_SEEDS)]
+    return bench.studio.pipeline.encode(captions).select(rows), seeds
+
+
+def drawn(bench: Bench, text: TextEncoding, seeds: list[int], sampler: str, steps: int) -> Tensor:
+    """What the prior draws of subjects, [N, K, D]."""
+    pipeline = bench.studio.pipeline
+    scheduler = scheduler_for(pipeline.prior, sampler)
     z_img = [
         pipeline.sample_prior(
-            text.select(rows // NUM_SEEDS),
+            text.select(rows),
             [seeds[row] for row in rows],
             guidance_scale=pipeline.config.default_guidance["prior"],
             steps=steps,
@@ -86,32 +89,22 @@ def embeddings(bench: Bench, captions: Sequence[str], sampler: str, steps: int) 
         )
         for rows in torch.arange(len(seeds)).split(AT_ONCE)
     ]
-    return torch.cat(z_img).float().cpu().unflatten(0, (len(captions), NUM_SEEDS))
+    return torch.cat(z_img).float().cpu().unflatten(0, (-1, NUM_SEEDS))
 
 
-def _plot(title: str, label: str, values: dict[str, list[Tensor]]) -> Plot:
+def _plot(title: str, label: str, values: dict[str, dict[int, Tensor]]) -> Plot:
     """Values [N] by steps, a line for each sampler."""
     series = [
-        series_of(sampler, STEPS, [with_interval(v) for v in by_steps])
+        series_of(sampler, STEPS, [with_interval(v) for v in by_steps.values()])
         for sampler, by_steps in values.items()
     ]
     return Plot(title, "steps", label, series, log_x=True)
 
 
-def _enough(spread: dict[str, list[Tensor]]) -> str:
+def _enough(spread: dict[str, dict[int, Tensor]]) -> str:
     """For each sampler that comes to it, the fewest steps with the spread of the most by DDPM."""
-    wanted = spread["ddpm"][-1]
-    fewest = {
-        sampler: next(
-            (
-                n
-                for n, s in zip(STEPS, by_steps, strict=True)
-                if paired_difference(wanted, s).low <= 0
-            ),
-            None,
-        )
-        for sampler, by_steps in spread.items()
-    }
+    wanted = spread["ddpm"][STEPS[-1]]
+    fewest = {sampler: fewest_steps(by_steps, wanted) for sampler, by_steps in spread.items()}
     words = [f"{sampler} {steps}" for sampler, steps in fewest.items() if steps is not None]
     return (
         f"Fewest steps whose spread is not measurably below that of {STEPS[-1]} by ddpm (paired, "

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from unclip.metrics.diversity import mean_pairwise_distance
+from unclip.metrics.intervals import paired_difference
 from unclip.metrics.similarity import clip_score, prior_cosines
 from unclip_sample.evaluation.bench import Bench, finding, mean_by, with_interval
 from unclip_sample.evaluation.results import (
@@ -228,21 +229,20 @@ def _steps_gallery(drawn: dict[str, list[list[Drawn]]], caption: str) -> Gallery
 
 def _enough(said: dict[str, dict[int, dict[str, Tensor]]]) -> str:
     """For each sampler, the fewest steps not measurably worse than the most."""
-    from unclip.metrics.intervals import paired_difference
-
     words = []
     for sampler, by_steps in said.items():
-        most = by_steps[STEPS[-1]]["CLIP score"]
-        enough = next(
-            count
-            for count in STEPS
-            if paired_difference(most, by_steps[count]["CLIP score"]).low <= 0
-        )
-        words.append(f"{sampler} {enough}")
+        scores = {count: found["CLIP score"] for count, found in by_steps.items()}
+        words.append(f"{sampler} {fewest_steps(scores, scores[STEPS[-1]])}")
     return (
         f"Fewest steps whose CLIP score is not measurably below that of {STEPS[-1]} (paired, "
         f"95 %): {', '.join(words)}."
     )
+
+
+def fewest_steps(by_steps: Mapping[int, Tensor], wanted: Tensor) -> int | None:
+    """The fewest steps whose values [N] are not measurably below those wanted (paired, 95 %)."""
+    enough = (n for n, values in by_steps.items() if paired_difference(wanted, values).low <= 0)
+    return next(enough, None)
 
 
 # --- candidates of the prior -----------------------------------------------------------------

@@ -107,7 +107,7 @@ def test_compositions_of_real_pictures_have_their_colours(bench):
 
 
 def test_a_prior_by_steps_and_samplers(bench, small, monkeypatch):
-    """Of a prior that knows the pictures nearness is 1 and the spread that of its own noise."""
+    """Nearness and spread of embeddings turned away from the real ones by a known angle."""
     examples = variety.concepts(bench, "prior")
     z_real = F.normalize(bench.own_z_img([e.pixels() for e in examples]), dim=-1)
     across = F.normalize(torch.randn(z_real.shape, generator=torch.Generator().manual_seed(0)))
