@@ -38,6 +38,7 @@ class DataConfig:
     styles: list[str] | None = None  # all when not given
     plain_share: float = 0.5  # share of single drawings on white; the rest are composed
     pair_share: float = 0.25  # of the composed pictures: two things, beside or above each other
+    beside_share: float = 0.5  # of the pairs: beside each other, the rest one above another
     jitter: float = 1.0  # how far what is composed strays from its places; captions do not tell
     loose_share: float = 0.0  # of captions that name a thing by a keyword, in the plural, loosely
     balance: str = "concept"  # an epoch holds each "concept", or "drawing", or "pair" of a concept
@@ -238,6 +239,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
     "plain_share": (0, 1),
     "pair_share": (0, 1),
+    "beside_share": (0, 1),
     "jitter": (0, 1),
     "loose_share": (0, 1),
     "cache_gb": (0, math.inf),

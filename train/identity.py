@@ -18,7 +18,7 @@ FREE_OF_DATA = ("workers", "cache_gb", "index", "max_bad_share", "validation")
 FREE_OF_STAGE = ("output", "init", "prompts", "prior", "decoder")
 # Keys younger than some runs: they count where they are not at their defaults.
 YOUNG_OF_DATA = (
-    *("loose_share", "pair_share", "jitter"),
+    *("loose_share", "pair_share", "beside_share", "jitter"),
     *("framing", "flip", "embeddings", "image_column", "caption_column", "split", "subset"),
     *("revision", "streaming", "shuffle_window", "min_side", "max_pixels", "leave_out"),
     "validation_share",

@@ -145,6 +145,7 @@ def drawing_dataset(stage: str, config: StageConfig, held_out: bool = False) -> 
     look = {
         "plain_share": data.plain_share,
         "pair_share": data.pair_share,
+        "beside_share": data.beside_share,
         "jitter": data.jitter,
         "balance": data.balance,
         "loose_share": data.loose_share,

@@ -44,11 +44,13 @@ def random_scene(
     rng: np.random.Generator,
     plain_share: float,
     pair_share: float = SCENE_SHARES["pair"],
+    beside_share: float = 0.5,
     jitter: float = 1.0,
 ) -> Scene:
     """A scene on white: plain with probability plain_share, else composed.
 
     pair_share: of the composed; the other kinds keep their shares of what is left.
+    beside_share: of the pairs; the rest stand one above another.
     jitter: how far sizes and places, of which captions say nothing, stray from the middle one: 1
         as far as there is room, 0 not at all.
     """
@@ -63,7 +65,7 @@ def random_scene(
     if kind == "placed":
         return _placed(rng, jitter)
     if kind == "pair":
-        return _pair(rng, jitter)
+        return _pair(rng, jitter, beside_share)
     if kind == "copies":
         return _copies(rng, jitter)
     side = _strayed(rng, 0.75, 1.0, jitter)
@@ -88,11 +90,11 @@ def _placed(rng: np.random.Generator, jitter: float) -> Scene:
     return Scene("placed", ((left, top, side),), words)
 
 
-def _pair(rng: np.random.Generator, jitter: float) -> Scene:
+def _pair(rng: np.random.Generator, jitter: float, beside_share: float = 0.5) -> Scene:
     side = _strayed(rng, 0.44, 0.5, jitter)
     near, far = (0.5 - side) / 2, 0.5 + (0.5 - side) / 2
     across = _strayed(rng, 0.2, 0.8 - side, jitter)
-    if rng.random() < 0.5:
+    if rng.random() < beside_share:
         return Scene("pair", ((near, across, side), (far, across, side)), "beside")
     return Scene("pair", ((across, near, side), (across, far, side)), "above")
 

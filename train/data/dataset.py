@@ -205,6 +205,7 @@ class DrawingDataset(Dataset):
         styles: of noto, twemoji, fluent, flat, icon; None for all.
         plain_share: share of single drawings on white.
         pair_share: of the composed pictures, those of two things.
+        beside_share: of these, those beside each other; the rest stand one above another.
         jitter: how far the things of composed pictures stray from their places, 0 to 1.
         loose_share: share of captions of single things that name it as a hurried user does.
         balance: "concept" shows each concept once an epoch; "drawing" shows each drawing once;
@@ -231,9 +232,11 @@ class DrawingDataset(Dataset):
         cache_bytes: int = CACHE_BYTES,
         loose_share: float = 0.0,
         pair_share: float = SCENE_SHARES["pair"],
+        beside_share: float = 0.5,
         jitter: float = 1.0,
     ):
-        scenes = {"plain_share": plain_share, "pair_share": pair_share, "jitter": jitter}
+        scenes = {"plain_share": plain_share, "pair_share": pair_share}
+        scenes |= {"beside_share": beside_share, "jitter": jitter}
         _check_numbers(seed, loose_share=loose_share, **scenes)
         self.size, self.seed, self.scenes = size, seed, scenes
         self.loose_share = loose_share

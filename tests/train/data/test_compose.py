@@ -80,6 +80,15 @@ def test_share_of_pairs_among_composed_scenes():
     assert "pair" not in {random_scene(rng, 0.0, pair_share=0.0).kind for _ in range(50)}
 
 
+def test_share_of_pairs_beside_each_other():
+    rng = np.random.default_rng(0)
+    scenes = [random_scene(rng, 0.0, pair_share=1.0, beside_share=0.8) for _ in range(2000)]
+    assert abs(sum(s.arrangement == "beside" for s in scenes) / 2000 - 0.8) < 0.04
+    for share, arrangement in ((1.0, "beside"), (0.0, "above")):
+        told = {random_scene(rng, 0.0, 1.0, share).arrangement for _ in range(50)}
+        assert told == {arrangement}
+
+
 def test_boxes_stay_inside():
     rng = np.random.default_rng(0)
     for _ in range(2000):
