@@ -33,19 +33,16 @@ def prior(bench: Bench) -> Section:
     z_real = bench.own_z_img([example.pixels() for example in examples])
     styled = subjects(bench, [example.caption for example in examples])
     unstyled = subjects(bench, [caption_without_style(example) for example in examples])
-    nearness: dict[str, dict[int, Tensor]] = {sampler: {} for sampler in SAMPLERS}
+    cells: dict[str, list[list[Cell]]] = {sampler: [] for sampler in SAMPLERS}
     spread: dict[str, dict[int, Tensor]] = {sampler: {} for sampler in SAMPLERS}
     for sampler in SAMPLERS:
         for steps in STEPS:
             z = drawn(bench, *styled, sampler, steps)
-            nearness[sampler][steps] = F.cosine_similarity(z, z_real[:, None], dim=-1).mean(dim=1)
+            near = F.cosine_similarity(z, z_real[:, None], dim=-1).mean(dim=1)
             distances = map(mean_pairwise_distance, drawn(bench, *unstyled, sampler, steps))
-            spread[sampler][steps] = torch.tensor([*distances], dtype=torch.float64)
-    rows: list[list[Cell]] = [
-        [sampler, steps, with_interval(near), with_interval(spread[sampler][steps])]
-        for sampler, by_steps in nearness.items()
-        for steps, near in by_steps.items()
-    ]
+            far = torch.tensor([*distances], dtype=torch.float64)
+            spread[sampler][steps] = far
+            cells[sampler].append([sampler, steps, with_interval(near), with_interval(far)])
     columns = [Column("sampler", "text"), Column("steps", "count")]
     columns += [Column(name, better="higher") for name in (NEARNESS, SPREAD)]
     section = Section(
@@ -53,10 +50,10 @@ def prior(bench: Bench) -> Section:
         "Steps and samplers of the prior",
         "How many steps of the prior are enough, and by which sampler? Are its embeddings near "
         "those of the real pictures, and as different from seed to seed as with many steps?",
-        [Table("", columns, rows)],
+        [Table("", columns, [row for rows in cells.values() for row in rows])],
         plots=[
-            _plot("Nearness to the real picture by steps", NEARNESS, nearness),
-            _plot("Spread of one caption's embeddings by steps", SPREAD, spread),
+            _plot("Nearness to the real picture by steps", NEARNESS, cells, 2),
+            _plot("Spread of one caption's embeddings by steps", SPREAD, cells, 3),
         ],
     )
     section.notes.append(
@@ -92,12 +89,9 @@ def drawn(bench: Bench, text: TextEncoding, seeds: list[int], sampler: str, step
     return torch.cat(z_img).float().cpu().unflatten(0, (-1, NUM_SEEDS))
 
 
-def _plot(title: str, label: str, values: dict[str, dict[int, Tensor]]) -> Plot:
-    """Values [N] by steps, a line for each sampler."""
-    series = [
-        series_of(sampler, STEPS, [with_interval(v) for v in by_steps.values()])
-        for sampler, by_steps in values.items()
-    ]
+def _plot(title: str, label: str, cells: dict[str, list[list[Cell]]], place: int) -> Plot:
+    """The cells at a place of the rows by steps, a line for each sampler."""
+    series = [series_of(s, STEPS, [row[place] for row in rows]) for s, rows in cells.items()]
     return Plot(title, "steps", label, series, log_x=True)
 
 

@@ -15,6 +15,7 @@ from .drawings import Drawing
 from .vocabulary import BACKGROUNDS, PLACE_WORDS
 
 SCENE_SHARES = {"colour": 0.35, "placed": 0.2, "pair": 0.25, "copies": 0.2}  # of the composed
+BESIDE_SHARE = 0.5  # of things in twos; the rest stand one above another
 MIN_CONTRAST = 90.0
 NAMED_BACKGROUND_SHARE = {"white": 0.1, "colour": 0.85}
 WHITE_SHARE = 0.7
@@ -44,7 +45,7 @@ def random_scene(
     rng: np.random.Generator,
     plain_share: float,
     pair_share: float = SCENE_SHARES["pair"],
-    beside_share: float = 0.5,
+    beside_share: float = BESIDE_SHARE,
     jitter: float = 1.0,
 ) -> Scene:
     """A scene on white: plain with probability plain_share, else composed.
@@ -90,7 +91,7 @@ def _placed(rng: np.random.Generator, jitter: float) -> Scene:
     return Scene("placed", ((left, top, side),), words)
 
 
-def _pair(rng: np.random.Generator, jitter: float, beside_share: float = 0.5) -> Scene:
+def _pair(rng: np.random.Generator, jitter: float, beside_share: float) -> Scene:
     side = _strayed(rng, 0.44, 0.5, jitter)
     near, far = (0.5 - side) / 2, 0.5 + (0.5 - side) / 2
     across = _strayed(rng, 0.2, 0.8 - side, jitter)
@@ -102,7 +103,7 @@ def _pair(rng: np.random.Generator, jitter: float, beside_share: float = 0.5) ->
 def _copies(rng: np.random.Generator, jitter: float) -> Scene:
     draw = int(rng.integers(4))
     if draw < 2:
-        pair = _pair(rng, jitter)
+        pair = _pair(rng, jitter, BESIDE_SHARE)
         words = {"beside": "side by side", "above": "one above another"}
         return Scene("copies", pair.boxes, words[pair.arrangement])
     if draw == 2:

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from unclip_train.config import CHOICES
 
 from .compose import (
+    BESIDE_SHARE,
     PLAIN,
     SCENE_SHARES,
     caption_scene,
@@ -232,11 +233,15 @@ class DrawingDataset(Dataset):
         cache_bytes: int = CACHE_BYTES,
         loose_share: float = 0.0,
         pair_share: float = SCENE_SHARES["pair"],
-        beside_share: float = 0.5,
+        beside_share: float = BESIDE_SHARE,
         jitter: float = 1.0,
     ):
-        scenes = {"plain_share": plain_share, "pair_share": pair_share}
-        scenes |= {"beside_share": beside_share, "jitter": jitter}
+        scenes = {
+            "plain_share": plain_share,
+            "pair_share": pair_share,
+            "beside_share": beside_share,
+            "jitter": jitter,
+        }
         _check_numbers(seed, loose_share=loose_share, **scenes)
         self.size, self.seed, self.scenes = size, seed, scenes
         self.loose_share = loose_share
