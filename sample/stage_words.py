@@ -18,7 +18,8 @@ def add_words(group: argparse._ArgumentGroup) -> None:
     add("--image-guidance", type=words.scale, metavar="X", help="of z_img; else as --guidance")
     add("--prior-guidance", type=words.scale, metavar="X", help="of the prior; 1 is none")
     add("--prior-negative-prompt", metavar="TEXT", help="of the prior, where it has its own")
-    add("--guidance-interval", type=words.interval, metavar="LOW,HIGH", help="timesteps, 0 to 999")
+    interval = "timesteps that are guided; 0,1000 is all"
+    add("--guidance-interval", type=words.interval, metavar="LOW,HIGH", help=interval)
     add(
         "--guidance-rescale", type=words.share, metavar="X", help="back to the spread; 0.7 is usual"
     )

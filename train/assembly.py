@@ -36,6 +36,7 @@ def assemble_model(runs: Path, output: Path, config: AssemblyConfig) -> Path:
         **found,
         default_steps=config.steps,
         default_guidance=config.guidance,
+        default_guidance_interval=config.guidance_interval,
         default_candidates=config.candidates,
         samplers=config.samplers,
     )

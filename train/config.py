@@ -197,6 +197,7 @@ class AssemblyConfig:
 
     steps: dict[str, Any] = field(default_factory=dict)  # by stage: a number or a named list
     guidance: dict[str, float] = field(default_factory=dict)  # prior, decoder, image (z_img)
+    guidance_interval: list[float] | None = None  # (low, high) timesteps of the decoder's guidance
     candidates: int = 2  # of the prior, of which the nearest to the caption is kept
     samplers: dict[str, str] = field(default_factory=dict)  # by stage: ddpm, ddim or dpm++
 

@@ -133,6 +133,7 @@ def facts_of(bench: Bench, words: Sequence[str]) -> dict[str, Any]:
     settings = {
         "size": studio.size,
         "guidance": dict(config.default_guidance),
+        "guidance_interval": config.default_guidance_interval,
         "candidates": config.default_candidates,
         "steps": {name: config.default_steps[name] for name in studio.samplers},
         "samplers": studio.samplers,
@@ -162,6 +163,10 @@ def _shown(facts: Mapping[str, Any], bench: Bench) -> dict[str, str]:
     counts = ", ".join(
         f"{len(group):,} {GROUP_NAMES[name]}" for name, group in bench.source.groups.items()
     )
+    guidance = ", ".join(f"{k} {v:g}" for k, v in sorted(settings["guidance"].items()))
+    if settings["guidance_interval"] is not None:
+        low, high = settings["guidance_interval"]
+        guidance += f", of the decoder from t = {high:g} to {low:g}"
     independence = "independent" if judge["independent"] else "the model's own"
     return {
         "Model": f"{model['name']} ({model['hash']})",
@@ -169,7 +174,7 @@ def _shown(facts: Mapping[str, Any], bench: Bench) -> dict[str, str]:
         "Judge": f"{judge['name']} ({independence})",
         "Data": f"{facts['data']['name']}: {counts}",
         "Pictures": f"{settings['size']} pixels a side",
-        "Guidance": ", ".join(f"{k} {v:g}" for k, v in sorted(settings["guidance"].items())),
+        "Guidance": guidance,
         "Steps": steps,
         "Candidates": f"{settings['candidates']} of the prior",
         "Seed": str(facts["seed"]),

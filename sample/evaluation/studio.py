@@ -152,8 +152,12 @@ class Studio:
     def key(self, sample: Sample) -> str:
         """20 hexadecimal digits of the model, the caption, the seed and all settings."""
         given = None if sample.z_img is None else _digest(sample.z_img)
-        of_image = self.pipeline.config.default_guidance.get("image")
-        facts = {} if of_image is None else {"image_guidance": of_image}
+        config = self.pipeline.config
+        usual = {
+            "image_guidance": config.default_guidance.get("image"),
+            "guidance_interval": config.default_guidance_interval,
+        }
+        facts = {name: value for name, value in usual.items() if value is not None}
         facts |= {
             "model": self.digest,
             "size": sample.size,

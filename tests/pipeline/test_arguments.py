@@ -161,6 +161,8 @@ def defaults(pipe):
         ("default_steps", {"default_steps": {"prior": 0}}),
         ("default_guidance", {"default_guidance": {"decoder": NAN}}),
         ("default_guidance", {"default_guidance": {"upsampler_256": 3}}),
+        ("default_guidance_interval", {"default_guidance_interval": (900, 0)}),
+        ("default_guidance_interval", {"default_guidance_interval": 900}),
         ("default_candidates", {"default_candidates": 0}),
         ("dtype", {"dtype": torch.int8}),
         ("dtype", {"dtype": "fast"}),

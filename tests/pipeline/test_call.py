@@ -236,6 +236,23 @@ def test_candidates_that_no_call_names_are_the_models(pipe, make_pipe, tmp_path)
     assert type(model).from_pretrained(tmp_path / "model").config.default_candidates == 1
 
 
+def test_an_interval_that_no_call_names_is_the_models(pipe, make_pipe, tmp_path):
+    model = make_pipe(default_guidance_interval=(400, 600))
+    asked = {"stages": {"decoder": {"guidance_interval": (400, 600)}}}
+    always = {"stages": {"decoder": {"guidance_interval": (0, 1000)}}}
+    assert torch.equal(draw(model), draw(pipe, **asked))
+    assert torch.equal(draw(model, **always), draw(pipe))
+    assert not same_picture(draw(model), draw(pipe))
+    drawn = model(CAPTION, size=64, seeds=7)
+    assert drawn.settings["guidance_interval"] == {"decoder": [400, 600]}
+    led = {"seeds": 7, "size": 64, "guidance_scale": 2.0, "output_type": "pt"}
+    mixed = pipe.mix([CAPTION], guidance_interval=(400, 600), **led).images
+    assert torch.equal(model.mix([CAPTION], **led).images, mixed)
+    model.save_pretrained(tmp_path / "model")
+    loaded = type(model).from_pretrained(tmp_path / "model")
+    assert loaded.config.default_guidance_interval == [400, 600]
+
+
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++"])
 def test_one_step_a_stage_works_with_every_sampler(own_pipe, sampler):
     steps = {f"{stage}_num_inference_steps": 1 for stage in own_pipe.config.default_steps}

@@ -28,11 +28,13 @@ def test_trained_stages_become_a_model_that_draws(runs, tmp_path, capsys):
 
     output = tmp_path / "model"
     words = ["assemble", "--runs", str(runs), "--output", str(output)]
-    assert main([*words, "--config", "emoji/assemble", "steps.decoder=3", "candidates=3"]) == 0
+    settings = ["steps.decoder=3", "candidates=3", "guidance_interval=[0,900]"]
+    assert main([*words, "--config", "emoji/assemble", *settings]) == 0
     assert capsys.readouterr().out.strip().endswith(str(output))
     pipeline = UnCLIPPipeline.from_pretrained(output)
     config = pipeline.config
     assert (config.default_steps["decoder"], config.default_candidates) == (3, 3)
+    assert config.default_guidance_interval == [0, 900]
     drawn = pipeline("a red circle", size=256, seeds=[1])
     assert drawn.images[0].size == (256, 256)
     assert main(words) == 2

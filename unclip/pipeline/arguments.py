@@ -252,6 +252,19 @@ def resolve_guidance(given: Mapping[str, Any] | float | None) -> dict[str, float
     return DEFAULT_GUIDANCE | scales
 
 
+def check_interval(argument: str, value: Any) -> tuple[float, float] | None:
+    """Two timesteps (low, high) of guidance; None leaves that to the model."""
+    if value is None:
+        return None
+    pair = isinstance(value, list | tuple) and len(value) == 2
+    if not pair or not all(isinstance(t, int | float) for t in value):
+        raise ValueError(f"{argument}: give (low, high) timesteps, not {short(value)}")
+    low, high = value
+    if not 0 <= low <= high <= 1e6:
+        raise ValueError(f"{argument}: give 0 <= low <= high, not {short(value)}")
+    return low, high
+
+
 def check_fit(components: Mapping[str, Any]) -> None:
     """Refuse networks that were not trained for each other."""
     check_conditions(components)

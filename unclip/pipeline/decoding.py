@@ -13,7 +13,7 @@ from unclip.diffusion.timesteps import Steps
 from unclip.pipeline import arguments
 from unclip.pipeline.advice import refuse_unknown
 from unclip.pipeline.call import Report, check_report
-from unclip.pipeline.settings import check_image_guidance, check_interval, scales_of
+from unclip.pipeline.settings import check_image_guidance, first, scales_of
 
 MAX_CLIP_GUIDANCE = 1000.0
 MAX_REFINEMENTS = 100
@@ -113,9 +113,7 @@ def check_decoding(
     scales = scales_of("decoder", guidance, asked.image_guidance_scale, usual, has_words)
     if prior_guidance is None:
         prior_guidance = default_guidance["prior"]
-    interval = asked.guidance_interval
-    if interval is not None:
-        interval = check_interval("guidance_interval", interval)
+    interval = arguments.check_interval("guidance_interval", asked.guidance_interval)
     if asked.image_guidance_scale is not None:
         check_image_guidance("image_guidance_scale", "decoder", asked.image_guidance_scale)
     for name in ("prompt", "negative_prompt"):
@@ -132,7 +130,7 @@ def check_decoding(
         **scales,
         prior_guidance_scale=arguments.check_guidance("prior_guidance_scale", prior_guidance),
         num_prior_candidates=arguments.check_candidates(asked.num_prior_candidates, config),
-        guidance_interval=interval,
+        guidance_interval=first(interval, config["default_guidance_interval"]),
         guidance_rescale=check_number("guidance_rescale", asked.guidance_rescale, 0, 1),
         eta=check_number("eta", asked.eta, 0, 1),
         clip_x_0=not own_noise if asked.clip_x_0 is None else bool(asked.clip_x_0),

@@ -150,7 +150,7 @@ def check_stage_settings(
         given["stages"],
         steps={stage: given[f"{stage}_num_inference_steps"] for stage in STAGES},
         guidance={"decoder": given["guidance_scale"], "prior": given["prior_guidance_scale"]},
-        defaults={"steps": config["default_steps"], "guidance": config["default_guidance"]},
+        config=config,
         has_words=has_words,
     )
 

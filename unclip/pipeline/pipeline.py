@@ -60,6 +60,7 @@ class UnCLIPPipeline(
         default_steps: steps by stage, for calls that name none.
         default_guidance: scales by stage ("prior", "decoder"), or a number for the decoder; "image"
             is the decoder's image_guidance_scale.
+        default_guidance_interval: the decoder's guidance_interval of calls that name none.
         default_candidates: num_prior_candidates of calls that name none.
 
     Raises:
@@ -90,6 +91,7 @@ class UnCLIPPipeline(
         normalize: bool = True,
         default_steps: Mapping[str, Steps] | None = None,
         default_guidance: Mapping[str, float] | float | None = None,
+        default_guidance_interval: tuple[float, float] | None = None,
         default_candidates: int = arguments.DEFAULT_CANDIDATES,
     ):
         super().__init__()
@@ -106,12 +108,14 @@ class UnCLIPPipeline(
             upsampler_1024_scheduler=upsampler_1024_scheduler,
         )
         steps = arguments.resolve_steps("default_steps", default_steps)
+        interval = arguments.check_interval("default_guidance_interval", default_guidance_interval)
         self.register_to_config(
             image_mean=list(image_mean),
             image_std=list(image_std),
             normalize=normalize,
             default_steps=steps,
             default_guidance=arguments.resolve_guidance(default_guidance),
+            default_guidance_interval=interval and list(interval),
             default_candidates=arguments.check_count("default_candidates", default_candidates),
         )
         arguments.check_fit(self.components)

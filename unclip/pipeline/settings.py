@@ -32,7 +32,8 @@ class StageSettings:
         negative_prompt: what the guidance of this stage leads away from; one text, or one a prompt.
         scheduler: the name of a sampler ("ddpm", "analytic", "ddim", "dpm++", "unipc", "euler",
             ...), or a diffusers scheduler; any that can sample the network.
-        guidance_interval: (low, high) timesteps; guidance is used between them alone.
+        guidance_interval: (low, high) timesteps; guidance is used between them alone. (0, 1000) is
+            always, where a model's decoder has another default.
         guidance_rescale: share from 0 to 1 to which guided predictions get back their spread.
         dynamic_threshold: percentile from 0.5 to 1 of Imagen's dynamic thresholding, for pictures.
         reuse: so many steps of the decoder share the deep levels of its network, an approximation
@@ -58,14 +59,14 @@ def check_settings(
     given: Mapping[str, Any],
     steps: Mapping[str, Any],
     guidance: Mapping[str, Any],
-    defaults: Mapping[str, Mapping[str, Any]],
+    config: Mapping[str, Any],
     has_words: bool = True,
 ) -> dict[str, StageSettings]:
     """The settings of every stage that the model has, whole: with steps, scale and scheduler.
 
     given: the call's argument "stages". steps, guidance: its other arguments, by stage, None where
-    they are not given. defaults: the model's own, under "steps" and "guidance". has_words: whether
-    there is a caption, or a negative one.
+    they are not given. config: the pipeline's, with its defaults. has_words: whether there is a
+    caption, or a negative one.
 
     Raises:
         ValueError: for a bad value, beginning with the name of its argument.
@@ -79,7 +80,7 @@ def check_settings(
         own = f"stages[{stage!r}]"
         settings[stage] = check_stage(stage, chosen, own, components)
         where = f"{own}.steps" if chosen.steps is not None else f"{stage}_num_inference_steps"
-        value = first(chosen.steps, steps[stage], defaults["steps"][stage])
+        value = first(chosen.steps, steps[stage], config["default_steps"][stage])
         parts = {**components, f"{stage}_scheduler": settings[stage].scheduler}
         value = arguments.check_steps(where, value, parts, stage)
         settings[stage] = replace(settings[stage], steps=value)
@@ -88,10 +89,13 @@ def check_settings(
             where = f"{own}.guidance_scale" if chosen.guidance_scale is not None else where
             scale = first(chosen.guidance_scale, guidance[stage])
             scales = scales_of(
-                stage, scale, chosen.image_guidance_scale, defaults["guidance"], has_words
+                stage, scale, chosen.image_guidance_scale, config["default_guidance"], has_words
             )
             scales["guidance_scale"] = arguments.check_guidance(where, scales["guidance_scale"])
             settings[stage] = replace(settings[stage], **scales)
+        if stage == "decoder":
+            interval = first(chosen.guidance_interval, config["default_guidance_interval"])
+            settings[stage] = replace(settings[stage], guidance_interval=interval)
     return settings
 
 
@@ -158,9 +162,7 @@ def check_stage(
             f"{own}.guidance_rescale: give a number from 0 to 1, not "
             f"{arguments.short(asked.guidance_rescale)}"
         )
-    interval = asked.guidance_interval
-    if interval is not None:
-        interval = check_interval(f"{own}.guidance_interval", interval)
+    interval = arguments.check_interval(f"{own}.guidance_interval", asked.guidance_interval)
     argument = f"{own}.scheduler" if asked.scheduler is not None else f"{stage}_scheduler"
     scheduler = chosen_scheduler(argument, stage, network, scheduler, asked.scheduler)
     if asked.dynamic_threshold is not None:
@@ -190,17 +192,6 @@ def check_image_guidance(argument: str, stage: str, value: Any) -> None:
     if stage != "decoder":
         raise ValueError(f"{argument}: it is for the decoder alone; leave it out")
     arguments.check_guidance(argument, value)
-
-
-def check_interval(argument: str, value: Any) -> tuple[float, float]:
-    """Two timesteps (low, high)."""
-    pair = isinstance(value, list | tuple) and len(value) == 2
-    if not pair or not all(isinstance(t, int | float) for t in value):
-        raise ValueError(f"{argument}: give (low, high) timesteps, not {arguments.short(value)}")
-    low, high = value
-    if not 0 <= low <= high <= 1e6:
-        raise ValueError(f"{argument}: give 0 <= low <= high, not {arguments.short(value)}")
-    return low, high
 
 
 def check_threshold(argument: str, stage: str, value: Any) -> None:

@@ -91,6 +91,7 @@ class Storage:
         upsampler_1024: Upsampler | str | Path | None = None,
         default_steps: Mapping[str, Steps] | None = None,
         default_guidance: Mapping[str, float] | float | None = None,
+        default_guidance_interval: tuple[float, float] | None = None,
         default_candidates: int = DEFAULT_CANDIDATES,
         samplers: Mapping[str, str] | None = None,
         dtype: torch.dtype | str | None = None,
@@ -122,6 +123,7 @@ class Storage:
             normalize=clip.normalize,
             default_steps=default_steps,
             default_guidance=default_guidance,
+            default_guidance_interval=default_guidance_interval,
             default_candidates=default_candidates,
             **parts,
         )

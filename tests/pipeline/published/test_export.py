@@ -175,6 +175,7 @@ def test_a_repository_of_the_hub(karlo, tmp_path, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     ours = UnCLIPPipeline.from_pretrained(karlo.text_folder)
+    ours.register_to_config(default_guidance_interval=[0, 900])
     with pytest.raises(ValueError, match="license: "):
         ours.push_to_hub("me/karlo", license="")
     for to in ("unclip", "diffusers"):
@@ -182,6 +183,7 @@ def test_a_repository_of_the_hub(karlo, tmp_path, monkeypatch):
         folder = tmp_path / "me" / to
         card = (folder / "README.md").read_text()
         assert card.startswith("---\nlicense: openrail++\n") and "| decoder | Decoder | " in card
+        assert ("is guided from t = 900 to 0." in card) == (to == "unclip")
         assert "as CLIP gives them" in card and "| upsampler_256 | 7 |  |" in card
         again = UnCLIPPipeline.from_pretrained(folder)
         before, after = (states_of(networks_of(pipe.components)) for pipe in (ours, again))

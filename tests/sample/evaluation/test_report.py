@@ -122,6 +122,15 @@ def make_model(loaded, tmp_path):
     return folder
 
 
+def test_the_head_says_when_the_decoder_is_guided(report, make_model, tmp_path):
+    index = json.loads((make_model / "model_index.json").read_text())
+    index["default_guidance_interval"] = [0, 900]
+    (make_model / "model_index.json").write_text(json.dumps(index))
+    assert report(tmp_path / "r", "--sections", "grid", model=make_model)[0] == 0
+    assert "of the decoder from t = 900 to 0" in (tmp_path / "r/report.html").read_text("utf-8")
+    assert Results.load(tmp_path / "r").facts["settings"]["guidance_interval"] == [0, 900]
+
+
 def test_a_folder_of_another_model_is_refused(report, make_model, tmp_path):
     assert report(tmp_path / "r", "--sections", "grid")[0] == 0
     code, _, complaint = report(tmp_path / "r", "--sections", "grid", model=make_model)

@@ -44,6 +44,13 @@ def test_candidates_are_the_models(studio, loaded, monkeypatch):
     assert studio.resolved(replace(APPLE, num_candidates=2)).num_candidates == 2
 
 
+def test_an_interval_of_the_model_makes_other_pictures(studio, loaded, monkeypatch):
+    name = studio.key(studio.resolved(APPLE))
+    config = type(loaded.config)({**loaded.config, "default_guidance_interval": [0, 900]})
+    monkeypatch.setattr(loaded, "_internal_dict", config)
+    assert studio.key(studio.resolved(APPLE)) != name
+
+
 def test_only_what_is_missing_is_drawn(studio):
     samples = [APPLE, Sample("a pear", 8), APPLE]
     first = studio.draw(samples)

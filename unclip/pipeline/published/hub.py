@@ -74,6 +74,9 @@ def model_card(pipe: Any, name: str, license: str, to: str = "unclip") -> str:
         for stage in ("prior", "decoder", "upsampler_256", "upsampler_1024")
         if pipe.components[stage] is not None and (to == "unclip" or stage != "upsampler_1024")
     ]
+    interval = pipe.config.default_guidance_interval if to == "unclip" else None
+    low, high = interval or (0, 0)
+    of_time = f"The decoder is guided from t = {high:g} to {low:g}. " if interval else ""
     unit = "brought to length 1" if pipe.config.normalize else "as CLIP gives them"
     lines = [
         *("---", f"license: {license}", "library_name: unclip", "pipeline_tag: text-to-image"),
@@ -83,7 +86,8 @@ def model_card(pipe: Any, name: str, license: str, to: str = "unclip") -> str:
         "image embedding, a decoder draws that, and upsamplers enlarge the picture.",
         *("", "| part | class | parameters (M) |", "|---|---|---|", *rows),
         *("", "| stage | steps | guidance |", "|---|---|---|", *defaults),
-        *("", f"Embeddings are {unit}. The weights are safetensors; nothing is pickled.", ""),
+        *("", f"{of_time}Embeddings are {unit}."),
+        *("The weights are safetensors; nothing is pickled.", ""),
         *("```bash", COMMANDS[to].format(name=name), "```", ""),
         "What it was trained on and how, what it can and cannot draw: for its makers to add here.",
     ]
