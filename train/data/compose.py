@@ -179,6 +179,9 @@ def _pair_words(arrangement: str, first: str, second: str, rng: np.random.Genera
             f"{first} and {second} side by side",
             f"{first} next to {second}",
             f"{second} next to {first}",
+            f"{first} beside {second}",
+            f"{second} beside {first}",
+            f"{first} with {second}",
             f"{first} to the left of {second}",
             f"{second} to the right of {first}",
             f"{first} on the left and {second} on the right",
@@ -188,6 +191,8 @@ def _pair_words(arrangement: str, first: str, second: str, rng: np.random.Genera
         forms = (
             f"{first} above {second}",
             f"{second} below {first}",
+            f"{second} under {first}",
+            f"{first} on top of {second}",
             f"{first} at the top and {second} at the bottom",
             f"{first} over {second}",
             f"{first} and {second}",

@@ -146,11 +146,11 @@ def test_told_order_of_a_pair_is_painted():
         (x_1, y_1), (x_2, y_2) = center(image, RED), center(image, BLUE)
         caption = caption_scene(scene, [APPLE, ROCKET], rng)
         assert apple in caption and rocket in caption
-        if re.search(f"{apple} (above|over|at the top)|{rocket} below", caption):
+        if re.search(f"{apple} (above|over|on top|at the top)|{rocket} (below|under)", caption):
             assert y_1 < y_2 - 0.3
         elif re.search(f"{apple} (to the left|on the left)|{rocket} to the right", caption):
             assert x_1 < x_2 - 0.3
-        elif re.search("next to|side by side", caption):
+        elif re.search("next to|beside|with|side by side", caption):
             assert abs(x_1 - x_2) > 0.3 and abs(y_1 - y_2) < 0.1
         else:
             assert f"{apple} and {rocket}" in caption
