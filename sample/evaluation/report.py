@@ -163,10 +163,10 @@ def _shown(facts: Mapping[str, Any], bench: Bench) -> dict[str, str]:
     counts = ", ".join(
         f"{len(group):,} {GROUP_NAMES[name]}" for name, group in bench.source.groups.items()
     )
-    guidance = ", ".join(f"{k} {v:g}" for k, v in sorted(settings["guidance"].items()))
+    guidance = {stage: f"{scale:g}" for stage, scale in sorted(settings["guidance"].items())}
     if settings["guidance_interval"] is not None:
         low, high = settings["guidance_interval"]
-        guidance += f", of the decoder from t = {high:g} to {low:g}"
+        guidance["decoder"] += f" (from t = {high:g} to {low:g})"
     independence = "independent" if judge["independent"] else "the model's own"
     return {
         "Model": f"{model['name']} ({model['hash']})",
@@ -174,7 +174,7 @@ def _shown(facts: Mapping[str, Any], bench: Bench) -> dict[str, str]:
         "Judge": f"{judge['name']} ({independence})",
         "Data": f"{facts['data']['name']}: {counts}",
         "Pictures": f"{settings['size']} pixels a side",
-        "Guidance": guidance,
+        "Guidance": ", ".join(f"{stage} {scale}" for stage, scale in guidance.items()),
         "Steps": steps,
         "Candidates": f"{settings['candidates']} of the prior",
         "Seed": str(facts["seed"]),

@@ -127,7 +127,7 @@ def test_the_head_says_when_the_decoder_is_guided(report, make_model, tmp_path):
     index["default_guidance_interval"] = [0, 900]
     (make_model / "model_index.json").write_text(json.dumps(index))
     assert report(tmp_path / "r", "--sections", "grid", model=make_model)[0] == 0
-    assert "of the decoder from t = 900 to 0" in (tmp_path / "r/report.html").read_text("utf-8")
+    assert "decoder 5 (from t = 900 to 0)" in (tmp_path / "r/report.html").read_text("utf-8")
     assert Results.load(tmp_path / "r").facts["settings"]["guidance_interval"] == [0, 900]
 
 
