@@ -62,10 +62,7 @@ HEEDED = {
     "dynamic_thresholding_ratio",
     "sample_max_value",
 }
-SETTINGS = (
-    *("default_steps", "default_guidance", "default_guidance_interval"),
-    "default_candidates",
-)
+SETTINGS = ("default_steps", "default_guidance", "default_guidance_interval", "default_candidates")
 
 REMARKS = {"_class_name", "_diffusers_version", "_name_or_path"}  # of diffusers' config files
 # Of transformers' config files, older ones too.

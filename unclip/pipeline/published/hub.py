@@ -74,9 +74,10 @@ def model_card(pipe: Any, name: str, license: str, to: str = "unclip") -> str:
         for stage in ("prior", "decoder", "upsampler_256", "upsampler_1024")
         if pipe.components[stage] is not None and (to == "unclip" or stage != "upsampler_1024")
     ]
-    interval = pipe.config.default_guidance_interval if to == "unclip" else None
-    low, high = interval or (0, 0)
-    of_time = f"The decoder is guided from t = {high:g} to {low:g}. " if interval else ""
+    of_time = ""
+    if to == "unclip" and pipe.config.default_guidance_interval is not None:
+        low, high = pipe.config.default_guidance_interval
+        of_time = f"The decoder is guided from t = {high:g} to {low:g}. "
     unit = "brought to length 1" if pipe.config.normalize else "as CLIP gives them"
     lines = [
         *("---", f"license: {license}", "library_name: unclip", "pipeline_tag: text-to-image"),
